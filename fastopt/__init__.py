@@ -1,0 +1,43 @@
+"""fastopt: NumPy's missing optimizers, fused into one pass over memory.
+
+>>> import fastopt, numpy as np
+>>> w = np.zeros(3)
+>>> opt = fastopt.Adam(w, lr=0.1)
+>>> for _ in range(200):
+...     _ = opt.step(2 * (w - [1.0, 2.0, 3.0]))
+>>> w.round(2)
+array([1., 2., 3.])
+"""
+
+__version__ = "0.1.0"
+
+from . import checkpoint, schedules
+from .optimizer import Optimizer
+from .optimizers import NAG, OPTIMIZERS, SGD, Adam, AdamW, RMSprop
+from .threads import (
+    get_flush_denormals,
+    get_num_threads,
+    set_flush_denormals,
+    set_num_threads,
+    show_config,
+    show_runtime,
+)
+
+__all__ = [
+    "NAG",
+    "OPTIMIZERS",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "RMSprop",
+    "__version__",
+    "checkpoint",
+    "get_flush_denormals",
+    "get_num_threads",
+    "schedules",
+    "set_flush_denormals",
+    "set_num_threads",
+    "show_config",
+    "show_runtime",
+]

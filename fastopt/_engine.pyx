@@ -1,0 +1,893 @@
+# cython: language_level=3, wraparound=False, cdivision=True, initializedcheck=False
+"""The engine: checks arrays, lays them out as spans, and runs kernels over their chunks.
+
+a. This is the only compiled module, and the only place that knows threads. It knows no optimizer: what a rule computes
+   is in src_c/, which rule to run with which coefficients is the caller's business.
+b. `Plan` holds the memory of one optimizer: a `Leaf` for each parameter with the addresses of its parameter, gradient
+   and state. All leaves of all groups lie end to end in one sequence of chunks of CHUNK elements.
+c. A `sweep` carries one operation over all chunks in one parallel region. Each worker takes one contiguous stretch of
+   the sequence, the same one in every step, so memory stays near the core that first wrote it. Small sweeps run
+   serially in the calling thread.
+d. A sum over gradients is kept for each chunk and added up in the order of chunks, so that it does not depend on who
+   computed which. Inside a chunk it is taken a TILE at a time, the unit in which gradients that lie in memory in
+   another order than their parameter are brought into order.
+e. Every check comes before the first write.
+"""
+
+cimport cython
+from cpython.ref cimport PyObject
+from cython.parallel cimport prange
+from libc.math cimport INFINITY, fabs, isfinite
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+import numpy as np
+
+cnp.import_array()
+
+cdef extern from "fastopt.h" nogil:
+    enum: FO_MAX_STATE, FO_MAX_SCALARS, FO_NO_DECAY, FO_DECAYS, FO_F32, FO_F64, FO_REALS
+
+    ctypedef struct fo_span:
+        Py_ssize_t n
+        void *p
+        const void *g
+        void *s[FO_MAX_STATE]
+
+    ctypedef struct fo_coef:
+        double scale
+        double decay
+        double c[FO_MAX_SCALARS]
+
+    ctypedef void fo_kernel(const fo_span *x, const fo_coef *c) noexcept nogil
+
+    ctypedef struct fo_rule:
+        const char *name
+        const char *const *state
+        const char *const *scalars
+        fo_kernel *step[FO_DECAYS]
+
+    ctypedef struct fo_table:
+        const fo_rule *rules
+        double (*sum_squares)(const void *g, Py_ssize_t n, double scale) noexcept nogil
+        int (*nonfinite)(const void *g, Py_ssize_t n) noexcept nogil
+
+    ctypedef struct fo_variant:
+        const char *isa
+        int (*supported)() noexcept nogil
+        const fo_table *tables[FO_REALS]
+
+    const fo_variant fo_variants[]
+    unsigned long long fo_kernel_mode(int flush_denormals) noexcept
+    void fo_restore_mode(unsigned long long mode) noexcept
+
+cdef extern from "numpy/arrayobject.h" nogil:
+    # An array seen without the GIL and without a reference.
+    ctypedef struct RawArray "PyArrayObject":
+        pass
+    int raw_ndim "PyArray_NDIM"(const RawArray *a)
+    const char *raw_data "PyArray_BYTES"(const RawArray *a)
+    const Py_ssize_t *raw_shape "PyArray_DIMS"(const RawArray *a)
+    const Py_ssize_t *raw_strides "PyArray_STRIDES"(const RawArray *a)
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #define FO_OPENMP _OPENMP
+    #else
+    #define FO_OPENMP 0
+    #endif
+    #if defined __clang__
+    #define FO_COMPILER "clang " __clang_version__
+    #else
+    #define FO_COMPILER "gcc " __VERSION__
+    #endif
+    """
+    const int FO_OPENMP
+    const char *FO_COMPILER
+
+cdef enum:
+    CHUNK_ELEMENTS = 4096
+    TILE = 1024
+    # Fewer elements than this run serially: two threads gain nothing on less (bench/, threads scaling).
+    SERIAL_ELEMENTS = 32768
+
+CHUNK = CHUNK_ELEMENTS
+OPENMP = FO_OPENMP != 0
+OPENMP_VERSION = FO_OPENMP
+COMPILER = FO_COMPILER.decode()
+DECAY_KINDS = {"none": 0, "coupled": 1, "decoupled": 2}
+
+# ---- process-wide settings: variant, threads, floating-point mode ----
+
+cdef const fo_variant *variant = NULL
+cdef int threads = 1
+cdef bint forked = False
+cdef bint flush = True
+
+
+def built_isas():
+    """Names of the instruction sets that were compiled, best first."""
+    cdef const fo_variant *v = fo_variants
+    names = []
+    while v.isa != NULL:
+        names.append(v.isa.decode())
+        v += 1
+    return names
+
+
+def isas():
+    """Names of the compiled instruction sets that this machine can run, best first."""
+    cdef const fo_variant *v = fo_variants
+    names = []
+    while v.isa != NULL:
+        if v.supported():
+            names.append(v.isa.decode())
+        v += 1
+    return names
+
+
+def isa():
+    """Name of the instruction set in use."""
+    return variant.isa.decode()
+
+
+def select(name):
+    """Use the kernels of one instruction set in every plan made from now on."""
+    global variant
+    cdef const fo_variant *v = fo_variants
+    while v.isa != NULL:
+        if v.isa.decode() == name and v.supported():
+            variant = v
+            return
+        v += 1
+    raise ValueError(f"instruction set {name!r} is not available; there are {', '.join(isas())}")
+
+
+def rules():
+    """Every rule: its name, the names of its state arrays, the names of its scalars."""
+    cdef const fo_rule *rule = variant.tables[FO_F32].rules
+    found = {}
+    while rule.name != NULL:
+        found[rule.name.decode()] = (names_of(rule.state), names_of(rule.scalars))
+        rule += 1
+    return found
+
+
+cdef tuple names_of(const char *const *names):
+    found = []
+    while names[0] != NULL:
+        found.append(names[0].decode())
+        names += 1
+    return tuple(found)
+
+
+def set_threads(int n):
+    """Let sweeps use up to n threads; no check against what the machine has."""
+    global threads
+    threads = n if OPENMP else 1
+
+
+def get_threads():
+    """Threads a large sweep uses: 1 in a forked child, where GNU OpenMP would hang."""
+    return 1 if forked else threads
+
+
+def after_fork_in_child():
+    """Run serially from now on."""
+    global forked
+    forked = True
+
+
+def is_forked():
+    """Whether this process is a forked child of one that had imported fastopt."""
+    return forked
+
+
+def set_flush(bint on):
+    """Whether kernels flush denormals to zero."""
+    global flush
+    flush = on
+
+
+def get_flush():
+    """Whether kernels flush denormals to zero."""
+    return flush
+
+
+cdef class kernel_mode:
+    """Context in which this thread's arithmetic has the kernels' floating-point mode."""
+
+    cdef unsigned long long found
+
+    def __enter__(self):
+        self.found = fo_kernel_mode(flush)
+
+    def __exit__(self, *_):
+        fo_restore_mode(self.found)
+
+
+# ---- arrays ----
+
+cdef object shown(cnp.ndarray a):
+    """a's shape as a tuple of Python integers."""
+    return (<object>a).shape
+
+
+def empty_like(cnp.ndarray a):
+    """Return an array of a's shape, type and memory order, aligned to a cache line, contents unset."""
+    cdef Py_ssize_t nbytes = cnp.PyArray_NBYTES(a)
+    memory = np.empty(nbytes + 64, np.uint8)
+    cdef Py_ssize_t skip = -<Py_ssize_t><uintptr_t>cnp.PyArray_DATA(memory) & 63
+    return memory[skip:skip + nbytes].view(a.dtype).reshape(
+        shown(a), order="C" if cnp.PyArray_IS_C_CONTIGUOUS(a) else "F")
+
+
+cdef str described(object x):
+    """What came, for an error message."""
+    if isinstance(x, np.ndarray):
+        return f"{type(x).__name__} of dtype {x.dtype}"
+    return type(x).__name__
+
+
+cdef int real_of(cnp.ndarray a) noexcept:
+    """The place of a's type in tables of element types; -1 where there is none."""
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT and cnp.PyArray_ISNOTSWAPPED(a):
+        return FO_F32
+    if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE and cnp.PyArray_ISNOTSWAPPED(a):
+        return FO_F64
+    return -1
+
+
+cdef int check_parameter(object x, str name) except -1:
+    """Raise unless x can be updated in place; return its type's place in tables."""
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"{name} is {described(x)}: a parameter must be a NumPy array")
+    if isinstance(x, np.ma.MaskedArray):
+        raise TypeError(f"{name} is a masked array: its mask would be ignored; pass its data")
+    cdef cnp.ndarray a = x
+    cdef int real = real_of(a)
+    if real < 0:
+        if not cnp.PyArray_ISNOTSWAPPED(a):
+            raise TypeError(f"{name} has the byte-swapped dtype {a.dtype.str!r}: "
+                            f"convert it with .astype({a.dtype.newbyteorder('=').str!r})")
+        raise TypeError(f"{name} has dtype {a.dtype}: a parameter must be float32 or float64")
+    if not cnp.PyArray_ISWRITEABLE(a):
+        raise ValueError(f"{name} is read-only: it cannot be updated in place")
+    if not (cnp.PyArray_IS_C_CONTIGUOUS(a) or cnp.PyArray_IS_F_CONTIGUOUS(a)):
+        raise ValueError(f"{name} of shape {shown(a)} and strides {(<object>a).strides} is not contiguous: "
+                         "a parameter must be C- or Fortran-contiguous, and is never copied")
+    if not cnp.PyArray_ISALIGNED(a):
+        raise ValueError(f"{name} is not aligned: its address {<uintptr_t>cnp.PyArray_DATA(a):#x} "
+                         f"is no multiple of {a.dtype.alignment}")
+    return real
+
+
+cdef object viewed(object x, str name):
+    """x as a base ndarray without a copy, for gradients that are no exact ndarray."""
+    if isinstance(x, np.ndarray):
+        if isinstance(x, np.ma.MaskedArray):
+            raise TypeError(f"{name} is a masked array: its mask would be ignored; pass its data")
+        return x.view(np.ndarray)
+    if isinstance(x, (np.generic, str, bytes)):
+        raise TypeError(f"{name} is {described(x)}: a gradient must be an array")
+    for view in (_from_interface, _from_dlpack, _from_buffer):
+        try:
+            array = view(x)
+        except (TypeError, ValueError, BufferError, RuntimeError) as error:
+            raise TypeError(f"{name} is {described(x)}, which NumPy cannot view without a copy: {error}") from None
+        if array is not None:
+            return array
+    raise TypeError(f"{name} is {described(x)}: a gradient must be an array, or what NumPy can view as one")
+
+
+def _from_interface(x):
+    return np.asarray(x) if hasattr(x, "__array_interface__") else None
+
+
+def _from_dlpack(x):
+    return np.from_dlpack(x) if hasattr(x, "__dlpack__") else None
+
+
+def _from_buffer(x):
+    try:
+        return np.asarray(memoryview(x))
+    except TypeError:
+        return None
+
+
+cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
+    cdef int i, ndim = cnp.PyArray_NDIM(a)
+    if ndim != cnp.PyArray_NDIM(b):
+        return False
+    for i in range(ndim):
+        if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(b, i):
+            return False
+    return True
+
+
+cdef void extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept:
+    """The bytes [low, high) that a's elements lie in."""
+    cdef int i
+    cdef Py_ssize_t reach
+    low[0] = <uintptr_t>cnp.PyArray_DATA(a)
+    high[0] = low[0]
+    if cnp.PyArray_SIZE(a) == 0:
+        return
+    for i in range(cnp.PyArray_NDIM(a)):
+        reach = (cnp.PyArray_DIM(a, i) - 1) * cnp.PyArray_STRIDE(a, i)
+        if reach < 0:
+            low[0] += reach
+        else:
+            high[0] += reach
+    high[0] += cnp.PyArray_ITEMSIZE(a)
+
+
+# ---- the plan ----
+
+cdef struct Leaf:
+    char *p
+    const char *g
+    char *s[FO_MAX_STATE]    # in the order of the plan's slots
+    PyObject *order          # the gradient's array, where its elements lie in another order than p's; else NULL
+    const char *cleared      # the gradient last seen to overlap no parameter
+    Py_ssize_t n
+    int64_t count            # updates this parameter has had
+    Py_ssize_t first         # chunks of active leaves before this one
+    int itemsize
+    int real
+    int group
+    int coef
+    bint active              # takes part in the sweep
+    bint reversed            # Fortran order: memory order is that of the reversed axes
+
+cdef struct Binding:
+    fo_kernel *kernel[FO_REALS]
+    int n_state
+    int slot[FO_MAX_STATE]   # which of the plan's slots each state array of the rule is
+
+cdef enum Operation:
+    UPDATE
+    UPDATE_AND_ZERO
+    SUM_SQUARES
+    FIND_NONFINITE
+    ZERO_STATE
+
+cdef struct Sweep:
+    Operation what
+    Leaf *leaves
+    Py_ssize_t n_leaves
+    Py_ssize_t chunks
+    int workers
+    const Binding *bindings  # [groups]
+    const fo_coef *coefs
+    double *partial          # [chunks], sums or flags
+    double scale
+    int slot
+    const fo_variant *variant
+    bint flush
+
+
+cdef void in_order(char *to, const Leaf *f, Py_ssize_t start, Py_ssize_t count) noexcept nogil:
+    """Copy elements start, start + 1, ... of a gradient, counted in its parameter's memory order."""
+    cdef const RawArray *a = <const RawArray *>f.order
+    cdef const Py_ssize_t *shape = raw_shape(a)
+    cdef const Py_ssize_t *strides = raw_strides(a)
+    cdef int ndim = raw_ndim(a), axis, k
+    cdef int fastest = 0 if f.reversed else ndim - 1
+    cdef Py_ssize_t index[64]  # of the axes, fastest first
+    cdef Py_ssize_t rest = start, run, j
+    cdef const char *at = raw_data(a)
+    if ndim == 0:
+        memcpy(to, at, f.itemsize)
+        return
+    for k in range(ndim):
+        axis = k if f.reversed else ndim - 1 - k
+        index[k] = rest % shape[axis]
+        rest //= shape[axis]
+        at += index[k] * strides[axis]
+    while True:
+        run = min(count, shape[fastest] - index[0])
+        if f.itemsize == 4:
+            for j in range(run):
+                memcpy(to + 4 * j, at + j * strides[fastest], 4)
+        else:
+            for j in range(run):
+                memcpy(to + 8 * j, at + j * strides[fastest], 8)
+        count -= run
+        if count == 0:
+            return
+        to += run * f.itemsize
+        at -= index[0] * strides[fastest]
+        index[0] = 0
+        for k in range(1, ndim):  # carry into the slower axes
+            axis = k if f.reversed else ndim - 1 - k
+            index[k] += 1
+            at += strides[axis]
+            if index[k] < shape[axis]:
+                break
+            at -= index[k] * strides[axis]
+            index[k] = 0
+
+
+cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t count,
+                   const void *g) noexcept nogil:
+    """One kernel call: elements start to start + count of a leaf, with their gradients at g."""
+    cdef fo_span x
+    cdef const Binding *b = &w.bindings[f.group]
+    cdef int k
+    x.n = count
+    x.p = f.p + start * f.itemsize
+    x.g = g
+    for k in range(b.n_state):
+        x.s[k] = f.s[b.slot[k]] + start * f.itemsize
+    b.kernel[f.real](&x, &w.coefs[f.coef])
+
+
+cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept nogil:
+    """The sweep's operation on one chunk of a leaf."""
+    cdef Py_ssize_t start = chunk * CHUNK_ELEMENTS
+    cdef Py_ssize_t end = min(f.n, start + CHUNK_ELEMENTS)
+    cdef double tile[TILE]
+    cdef const char *g
+    cdef Py_ssize_t count
+    cdef double sum = 0
+    if w.what == ZERO_STATE:
+        memset(f.s[w.slot] + start * f.itemsize, 0, (end - start) * f.itemsize)
+        return
+    if f.order == NULL and (w.what == UPDATE or w.what == UPDATE_AND_ZERO):
+        g = f.g + start * f.itemsize
+        run_span(w, f, start, end - start, g)
+        if w.what == UPDATE_AND_ZERO:
+            memset(<void *>g, 0, (end - start) * f.itemsize)
+        return
+    while start < end:
+        count = min(<Py_ssize_t>TILE, end - start)
+        if f.order == NULL:
+            g = f.g + start * f.itemsize
+        else:
+            g = <char *>tile
+            in_order(<char *>tile, f, start, count)
+        if w.what == SUM_SQUARES:
+            sum += w.variant.tables[f.real].sum_squares(g, count, w.scale)
+        elif w.what == FIND_NONFINITE:
+            sum += w.variant.tables[f.real].nonfinite(g, count)
+        else:
+            run_span(w, f, start, count, g)
+        start += count
+    if w.partial != NULL:
+        w.partial[f.first + chunk] = sum
+
+
+cdef Py_ssize_t chunks_of(const Leaf *f) noexcept nogil:
+    return (f.n + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS
+
+
+cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
+    """One worker's stretch of the chunks."""
+    cdef Py_ssize_t chunk = w.chunks * worker // w.workers
+    cdef Py_ssize_t stop = w.chunks * (worker + 1) // w.workers
+    cdef Py_ssize_t low = 0, high = w.n_leaves, middle, end
+    cdef const Leaf *f
+    cdef unsigned long long mode
+    if chunk == stop:
+        return
+    while high - low > 1:  # the last leaf whose first chunk is not past ours
+        middle = (low + high) // 2
+        if w.leaves[middle].first <= chunk:
+            low = middle
+        else:
+            high = middle
+    mode = fo_kernel_mode(w.flush)
+    while chunk < stop:
+        f = &w.leaves[low]
+        if f.active:
+            end = min(stop, f.first + chunks_of(f))
+            while chunk < end:
+                run_chunk(w, f, chunk - f.first)
+                chunk += 1
+        low += 1
+    fo_restore_mode(mode)
+
+
+@cython.final
+cdef class Plan:
+    """The memory of one optimizer, laid out for sweeps.
+
+    Parameters
+    ----------
+    arrays : list
+        The parameters; checked here.
+    names, gradient_names : list of str
+        What errors call each parameter and its gradient.
+    groups : list of int
+        The group of each parameter, not decreasing.
+    slots : tuple of str
+        Names of the state arrays a parameter may have, as rules call them.
+    """
+
+    cdef readonly list arrays, names, gradient_names, states
+    cdef readonly tuple slots
+    cdef readonly int n_groups
+    cdef list held             # gradients of the current step
+    cdef Leaf *leaves
+    cdef Py_ssize_t n_leaves
+    cdef Binding *bindings     # [groups]
+    cdef fo_coef *coefs
+    cdef int n_coefs, room_coefs
+    cdef double *partial
+    cdef Py_ssize_t room_partial
+    cdef Py_ssize_t *by_address  # non-empty leaves in order of address
+    cdef Py_ssize_t n_by_address
+    cdef Py_ssize_t elements   # of the active leaves
+    cdef Py_ssize_t chunks
+    cdef const fo_variant *variant
+
+    def __cinit__(self, list arrays, list names, list gradient_names, list groups, tuple slots):
+        cdef Py_ssize_t i
+        self.variant = variant
+        self.arrays, self.names, self.gradient_names, self.slots = arrays, names, gradient_names, slots
+        self.n_leaves = len(arrays)
+        self.n_groups = (max(groups) + 1) if groups else 0
+        self.states = [{} for _ in arrays]
+        self.held = [None] * self.n_leaves
+        self.leaves = <Leaf *>calloc(self.n_leaves + 1, sizeof(Leaf))
+        self.by_address = <Py_ssize_t *>calloc(self.n_leaves + 1, sizeof(Py_ssize_t))
+        self.bindings = <Binding *>calloc(self.n_groups + 1, sizeof(Binding))
+        if self.leaves == NULL or self.by_address == NULL or self.bindings == NULL:
+            raise MemoryError
+        cdef Leaf *f
+        cdef cnp.ndarray a
+        for i in range(self.n_leaves):
+            f = &self.leaves[i]
+            f.real = check_parameter(arrays[i], names[i])
+            a = arrays[i]
+            f.p = <char *>cnp.PyArray_DATA(a)
+            f.n = cnp.PyArray_SIZE(a)
+            f.itemsize = cnp.PyArray_ITEMSIZE(a)
+            f.reversed = not cnp.PyArray_IS_C_CONTIGUOUS(a)
+            f.group = groups[i]
+        self.check_overlaps()
+
+    def __dealloc__(self):
+        free(self.leaves)
+        free(self.by_address)
+        free(self.bindings)
+        free(self.coefs)
+        free(self.partial)
+
+    cdef int check_overlaps(self) except -1:
+        """Raise if two parameters share memory; sort them by address for later look-ups."""
+        cdef Py_ssize_t i, j, k
+        order = sorted((<uintptr_t>self.leaves[i].p, i) for i in range(self.n_leaves) if self.leaves[i].n > 0)
+        for k in range(len(order)):
+            self.by_address[k] = order[k][1]
+        self.n_by_address = len(order)
+        for k in range(1, self.n_by_address):
+            i, j = self.by_address[k - 1], self.by_address[k]
+            if self.leaves[i].p + self.leaves[i].n * self.leaves[i].itemsize > self.leaves[j].p:
+                i, j = min(i, j), max(i, j)
+                if self.arrays[i] is self.arrays[j]:
+                    raise ValueError(f"{self.names[j]} is the same array as {self.names[i]}: "
+                                     "each parameter must appear once")
+                raise ValueError(f"{self.names[j]} overlaps the memory of {self.names[i]}: "
+                                 "each parameter must have memory of its own")
+        return 0
+
+    # -- state --
+
+    def allocate(self, int group, tuple slots):
+        """Give every leaf of a group the state arrays it lacks, filled with zeros where they will be updated."""
+        cdef Py_ssize_t i
+        cdef int slot
+        made = []
+        for name in slots:
+            for i in range(self.n_leaves):
+                if self.leaves[i].group == group and name not in self.states[i]:
+                    made.append((name, i, empty_like(self.arrays[i])))
+        # All memory is there: from here on nothing fails.
+        for name in slots:
+            slot = self.slots.index(name)
+            for i in range(self.n_leaves):
+                self.leaves[i].active = False
+            for made_name, i, array in made:
+                if made_name == name:
+                    self.states[i][name] = array
+                    self.leaves[i].s[slot] = <char *>cnp.PyArray_DATA(array)
+                    self.leaves[i].active = True
+            self.lay_out()
+            self.sweep(ZERO_STATE, slot)
+
+    @property
+    def counts(self):
+        """Updates that each parameter has had."""
+        return [self.leaves[i].count for i in range(self.n_leaves)]
+
+    @counts.setter
+    def counts(self, list values):
+        cdef Py_ssize_t i
+        cdef int64_t count
+        for i in range(self.n_leaves):
+            count = values[i]
+            self.leaves[i].count = count
+
+    # -- the gradients of a step --
+
+    def load(self, object gradients, bint writable):
+        """Take in one gradient a leaf, None to leave it out; nothing is kept of them if one is refused."""
+        cdef Py_ssize_t i
+        try:
+            for i in range(self.n_leaves):
+                self.load_leaf(i, gradients[i], writable)
+            if writable:
+                self.check_gradient_overlaps()
+        except BaseException:
+            self.release()
+            raise
+        self.lay_out()
+
+    cdef int load_leaf(self, Py_ssize_t i, object x, bint writable) except -1:
+        cdef Leaf *f = &self.leaves[i]
+        cdef cnp.ndarray a, p
+        f.active = False
+        f.order = NULL
+        if x is None:
+            return 0
+        if type(x) is not np.ndarray:
+            x = viewed(x, self.gradient_names[i])
+        a, p = x, self.arrays[i]
+        if real_of(a) != f.real:
+            swapped = "" if cnp.PyArray_ISNOTSWAPPED(a) else "byte-swapped "
+            raise TypeError(f"{self.gradient_names[i]} has {swapped}dtype {a.dtype.str if swapped else a.dtype}: "
+                            f"wanted {p.dtype}, as {self.names[i]} has")
+        if not same_shape(a, p):
+            raise ValueError(f"{self.gradient_names[i]} has shape {shown(a)}: "
+                             f"wanted {shown(p)}, as {self.names[i]} has")
+        if <char *>cnp.PyArray_DATA(p) != f.p or cnp.PyArray_SIZE(p) != f.n or not cnp.PyArray_ISWRITEABLE(p):
+            check_parameter(p, self.names[i])
+            raise ValueError(f"{self.names[i]} is not the memory it was: call bind(params)")
+        if writable and not cnp.PyArray_ISWRITEABLE(a):
+            raise ValueError(f"{self.gradient_names[i]} is read-only: zero_grads=True cannot zero it")
+        f.g = <const char *>cnp.PyArray_DATA(a)
+        if not cnp.PyArray_ISALIGNED(a) or not (
+                cnp.PyArray_IS_F_CONTIGUOUS(a) if f.reversed else cnp.PyArray_IS_C_CONTIGUOUS(a)):
+            f.order = <PyObject *>a
+            self.check_apart(i, a)
+        elif f.g != f.cleared:
+            self.check_apart(i, a)
+            f.cleared = f.g
+        self.held[i] = a
+        f.active = True
+        return 0
+
+    cdef int check_apart(self, Py_ssize_t i, cnp.ndarray a) except -1:
+        """Raise if a gradient overlaps a parameter."""
+        cdef uintptr_t begin, end
+        cdef Py_ssize_t low = 0, high = self.n_by_address, middle
+        cdef Leaf *f
+        extent(a, &begin, &end)
+        if begin == end:
+            return 0
+        while low < high:  # the first parameter that ends after the gradient begins
+            middle = (low + high) // 2
+            f = &self.leaves[self.by_address[middle]]
+            if <uintptr_t>f.p + f.n * f.itemsize > begin:
+                high = middle
+            else:
+                low = middle + 1
+        while low < self.n_by_address:
+            f = &self.leaves[self.by_address[low]]
+            if <uintptr_t>f.p >= end:
+                break
+            if np.shares_memory(a, self.arrays[self.by_address[low]]):
+                raise ValueError(f"{self.gradient_names[i]} overlaps the memory of "
+                                 f"{self.names[self.by_address[low]]}: it would change while it is read")
+            low += 1
+        return 0
+
+    cdef int check_gradient_overlaps(self) except -1:
+        """Raise if two gradients share memory: the first update would zero the other's."""
+        cdef uintptr_t begin, end
+        cdef Py_ssize_t i
+        extents = []
+        for i in range(self.n_leaves):
+            if self.leaves[i].active and self.leaves[i].n > 0:
+                extent(self.held[i], &begin, &end)
+                extents.append((begin, end, i))
+        extents.sort()
+        for one, other in zip(extents, extents[1:]):
+            if one[1] > other[0]:
+                first, second = sorted((one[2], other[2]))
+                raise ValueError(f"{self.gradient_names[second]} overlaps the memory of "
+                                 f"{self.gradient_names[first]}: zero_grads=True needs gradients apart")
+        return 0
+
+    def release(self):
+        """Let go of the step's gradients."""
+        cdef Py_ssize_t i
+        for i in range(self.n_leaves):
+            self.held[i] = None
+
+    @property
+    def gradients(self):
+        """The step's gradients as arrays, None where a leaf has none."""
+        return list(self.held)
+
+    cdef void lay_out(self) noexcept:
+        """Number the chunks of the active leaves."""
+        cdef Py_ssize_t i
+        self.chunks = self.elements = 0
+        for i in range(self.n_leaves):
+            self.leaves[i].first = self.chunks
+            if self.leaves[i].active:
+                self.chunks += chunks_of(&self.leaves[i])
+                self.elements += self.leaves[i].n
+
+    # -- rules and coefficients --
+
+    cdef int resolve(self, Binding *b, str name, int kind) except -1:
+        """Find a rule's kernels and the slots of its state."""
+        cdef const fo_rule *rule
+        cdef int real
+        for real in range(FO_REALS):
+            rule = self.variant.tables[real].rules
+            while rule.name != NULL and rule.name.decode() != name:
+                rule += 1
+            if rule.name == NULL:
+                raise KeyError(f"there is no rule {name!r}")
+            b.kernel[real] = rule.step[kind]
+            state = names_of(rule.state)
+            b.n_state = len(state)
+            for i, letter in enumerate(state):
+                b.slot[i] = self.slots.index(letter)
+        return 0
+
+    def bind(self, int group, str rule, str kind):
+        """Let a group be updated by a rule, with one kind of weight decay."""
+        self.resolve(&self.bindings[group], rule, DECAY_KINDS[kind])
+
+    def begin(self):
+        """Forget the coefficients of the step before."""
+        self.n_coefs = 0
+
+    def counts_of(self, int group):
+        """Return the different update counts among a group's active leaves."""
+        cdef Py_ssize_t i
+        cdef int64_t last = -1
+        found = []
+        for i in range(self.n_leaves):
+            if self.leaves[i].active and self.leaves[i].group == group and self.leaves[i].count != last:
+                last = self.leaves[i].count
+                if last not in found:
+                    found.append(last)
+        return found
+
+    def set_coefficients(self, int group, int64_t count, double scale, double decay, tuple scalars):
+        """Update the active leaves of a group that have had count updates with these coefficients."""
+        cdef Py_ssize_t i
+        cdef fo_coef *grown
+        cdef fo_coef *c
+        if self.n_coefs == self.room_coefs:
+            grown = <fo_coef *>realloc(self.coefs, (2 * self.room_coefs + 4) * sizeof(fo_coef))
+            if grown == NULL:
+                raise MemoryError
+            self.coefs = grown
+            self.room_coefs = 2 * self.room_coefs + 4
+        c = &self.coefs[self.n_coefs]
+        c.scale, c.decay = scale, decay
+        for i in range(len(scalars)):
+            c.c[i] = scalars[i]
+        for i in range(self.n_leaves):
+            if self.leaves[i].active and self.leaves[i].group == group and self.leaves[i].count == count:
+                self.leaves[i].coef = self.n_coefs
+        self.n_coefs += 1
+
+    # -- sweeps --
+
+    def update(self, bint zero_gradients):
+        """Update all active leaves, and count it."""
+        cdef Py_ssize_t i
+        self.sweep(UPDATE_AND_ZERO if zero_gradients else UPDATE)
+        for i in range(self.n_leaves):
+            if self.leaves[i].active:
+                self.leaves[i].count += 1
+                if zero_gradients and self.leaves[i].order != NULL:
+                    self.held[i][...] = 0
+
+    def apply(self, str rule, list scalars):
+        """Run a rule that reads no gradient on every leaf; scalars holds a tuple a group."""
+        cdef Py_ssize_t i
+        cdef int group
+        cdef Binding *kept = <Binding *>calloc(self.n_groups + 1, sizeof(Binding))
+        if kept == NULL:
+            raise MemoryError
+        try:
+            self.begin()
+            for i in range(self.n_leaves):
+                self.leaves[i].active = True
+                self.leaves[i].order = NULL
+                self.leaves[i].g = self.leaves[i].p
+            self.lay_out()
+            for group in range(self.n_groups):
+                self.resolve(&kept[group], rule, FO_NO_DECAY)
+                for count in self.counts_of(group):
+                    self.set_coefficients(group, count, 1.0, 0.0, scalars[group])
+            self.bindings, kept = kept, self.bindings
+            try:
+                self.sweep(UPDATE)
+            finally:
+                self.bindings, kept = kept, self.bindings
+        finally:
+            free(kept)
+
+    def sum_squares(self, double scale):
+        """Return the sum of the squares of all active gradients, each first multiplied by scale."""
+        cdef Py_ssize_t i
+        cdef double sum = 0
+        self.sweep(SUM_SQUARES, 0, scale)
+        for i in range(self.chunks):
+            sum += self.partial[i]
+        return sum
+
+    def find_nonfinite(self):
+        """Return the first Inf or NaN among the active gradients: its leaf and its index there, or None."""
+        cdef Py_ssize_t i, chunk, start
+        cdef cnp.ndarray values
+        cdef Leaf *f
+        self.sweep(FIND_NONFINITE)
+        for i in range(self.n_leaves):
+            f = &self.leaves[i]
+            if not f.active:
+                continue
+            for chunk in range(chunks_of(f)):
+                if self.partial[f.first + chunk] == 0:
+                    continue
+                start = chunk * CHUNK_ELEMENTS
+                values = np.empty(min(f.n - start, <Py_ssize_t>CHUNK_ELEMENTS), self.arrays[i].dtype)
+                if f.order == NULL:
+                    memcpy(cnp.PyArray_DATA(values), f.g + start * f.itemsize, cnp.PyArray_NBYTES(values))
+                else:
+                    in_order(<char *>cnp.PyArray_DATA(values), f, start, cnp.PyArray_SIZE(values))
+                at = start + int(np.isfinite(values).argmin())
+                index = np.unravel_index(at, self.arrays[i].shape, order="F" if f.reversed else "C")
+                return i, tuple(int(k) for k in index)
+        return None
+
+    cdef int sweep(self, Operation what, int slot=0, double scale=1.0) except -1:
+        """Carry one operation over all chunks, in one parallel region."""
+        cdef Sweep w
+        cdef int worker
+        cdef double *grown
+        w.what = what
+        w.leaves = self.leaves
+        w.n_leaves = self.n_leaves
+        w.chunks = self.chunks
+        w.bindings = self.bindings
+        w.coefs = self.coefs
+        w.partial = NULL
+        w.scale = scale
+        w.slot = slot
+        w.variant = self.variant
+        w.flush = flush
+        if what == SUM_SQUARES or what == FIND_NONFINITE:
+            if self.room_partial < self.chunks:
+                grown = <double *>realloc(self.partial, self.chunks * sizeof(double))
+                if grown == NULL:
+                    raise MemoryError
+                self.partial = grown
+                self.room_partial = self.chunks
+            w.partial = self.partial
+        w.workers = 1 if forked or self.elements < SERIAL_ELEMENTS else <int>min(threads, self.chunks)
+        with nogil:
+            if w.workers == 1:
+                run_worker(&w, 0)
+            else:
+                for worker in prange(w.workers, num_threads=w.workers, schedule="static", chunksize=1):
+                    run_worker(&w, worker)
+        return 0
+
+
+select(isas()[0])

@@ -1,0 +1,197 @@
+"""Adam and what differs from it by a term: AMSGrad and AdamW."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import hyper
+from ..optimizer import Array, Hyper, Optimizer, Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["Adam", "AdamW"]
+
+
+def _bias(beta: float, t: int) -> float:
+    """Return 1 - beta**t, to the last bits also where beta**t is close to 1."""
+    return -math.expm1(t * math.log(beta)) if beta else 1.0
+
+
+class Adam(Optimizer):
+    r"""Adam, and AMSGrad.
+
+    .. math::
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
+        w &\leftarrow w - \alpha \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+
+    for each element, t = 1, 2, … being the number of updates the parameter has had. With ``amsgrad=True`` the largest v
+    so far stands in v's place in the last line.
+
+    Parameters
+    ----------
+    params : array, list, tuple or dict
+        Parameters or groups, see `Optimizer`.
+    lr : float or callable
+        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+    betas : (float, float)
+        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+    eps : float
+        :math:`\epsilon \geq 0`.
+    amsgrad : bool
+        Whether to divide by the root of the largest v so far.
+    weight_decay : float
+        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+    decoupled : bool
+        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead: `AdamW`.
+    maximize : bool
+        Whether to ascend.
+    **options
+        ``nonfinite``, ``zero_grads``, ``clip_norm``: see `Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter cannot be updated in place, or a hyper-parameter is out of range.
+
+    References
+    ----------
+    Kingma & Ba, "Adam: A method for stochastic optimization", 2015, algorithm 1. Reddi et al., "On the convergence of
+    Adam and beyond", 2018. `torch.optim.Adam`.
+
+    Examples
+    --------
+    >>> import fastopt, numpy as np
+    >>> w = np.array([1.0, 1.0])
+    >>> opt = fastopt.Adam(w, lr=0.1, eps=0.0)
+    >>> opt.step(np.array([5.0, -0.01]))
+    True
+    >>> w.round(12)
+    array([0.9, 1.1])
+    """
+
+    slots: ClassVar[Mapping[str, str]] = {"m": "exp_avg", "v": "exp_avg_sq", "x": "max_exp_avg_sq"}
+    checks: ClassVar[Mapping[str, hyper.Check]] = {
+        "betas": hyper.betas,
+        "eps": hyper.nonnegative,
+        "amsgrad": hyper.flag,
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        amsgrad: bool = False,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "betas": betas,
+            "eps": eps,
+            "amsgrad": amsgrad,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, **options)
+
+    @classmethod
+    def rule(cls, h: Hyper) -> str:
+        """AMSGrad has one array more."""
+        return "amsgrad" if h["amsgrad"] else "adam"
+
+    @classmethod
+    def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
+        """Fold the bias corrections: both sides of the fraction are multiplied by the root of v's."""
+        beta1, beta2 = h["betas"]
+        root = math.sqrt(_bias(beta2, t))
+        return {
+            "alpha": lr * root / _bias(beta1, t),
+            "beta1": beta1,
+            "rest1": 1.0 - beta1,
+            "beta2": beta2,
+            "rest2": 1.0 - beta2,
+            "eps": h["eps"] * root,
+        }
+
+    @staticmethod
+    def reference(rule: str, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+        """NumPy twin of adam and amsgrad."""
+        m, v = s["m"], s["v"]
+        m[...] = c["beta1"] * m + c["rest1"] * g
+        v[...] = c["beta2"] * v + c["rest2"] * (g * g)
+        if rule == "amsgrad":
+            x = s["x"]
+            x[...] = np.where(v <= x, x, v)
+            v = x
+        return c["alpha"] * (m / (np.sqrt(v) + c["eps"]))  # type: ignore[no-any-return]
+
+
+class AdamW(Adam):
+    r"""Adam with decoupled weight decay.
+
+    `Adam`, and beside its update :math:`w \leftarrow w - \alpha \lambda w`, both computed from the old w.
+
+    Parameters
+    ----------
+    params, lr, betas, eps, amsgrad, maximize, **options
+        As for `Adam`.
+    weight_decay : float
+        :math:`\lambda \geq 0`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter cannot be updated in place, or a hyper-parameter is out of range.
+
+    References
+    ----------
+    Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2. `torch.optim.AdamW`, which
+    multiplies w by the rounded :math:`1 - \alpha \lambda`, in float32 no decay at all below :math:`\alpha \lambda
+    \approx 3 \cdot 10^{-8}`; here decay and update are summed first.
+
+    Examples
+    --------
+    >>> import fastopt, numpy as np
+    >>> w = np.array([1.0])
+    >>> opt = fastopt.AdamW(w, lr=0.1, weight_decay=0.5)
+    >>> opt.step(np.array([0.0]))
+    True
+    >>> w
+    array([0.95])
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        *,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        amsgrad: bool = False,
+        weight_decay: float = 1e-2,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            betas=betas,
+            eps=eps,
+            amsgrad=amsgrad,
+            weight_decay=weight_decay,
+            decoupled=True,
+            maximize=maximize,
+            **options,
+        )

@@ -1,0 +1,142 @@
+"""RMSprop: each element's step divided by a running root mean square of its gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from .. import hyper
+from ..optimizer import Array, Hyper, Optimizer, Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["RMSprop"]
+
+
+class RMSprop(Optimizer):
+    r"""RMSprop, plain or centered, with momentum if you like.
+
+    .. math::
+        v &\leftarrow \gamma v + (1 - \gamma) g^2\\
+        w &\leftarrow w - \alpha \frac{g}{\sqrt{v} + \epsilon}
+
+    for each element. Centered, :math:`a \leftarrow \gamma a + (1 - \gamma) g` and :math:`v - a^2`, the variance, stands
+    in v's place; rounding that makes it negative is taken as 0, where torch's gives NaN. With momentum :math:`m
+    \leftarrow \eta m + g / (\sqrt{v} + \epsilon)` and :math:`w \leftarrow w - \alpha m`.
+
+    Parameters
+    ----------
+    params : array, list, tuple or dict
+        Parameters or groups, see `Optimizer`.
+    lr : float or callable
+        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+    alpha : float
+        Smoothing constant :math:`\gamma`, in [0, 1); `alpha` is torch's name.
+    eps : float
+        :math:`\epsilon \geq 0`.
+    centered : bool
+        Whether to divide by the standard deviation.
+    momentum : float
+        :math:`\eta`, in [0, 1].
+    eps_inside_sqrt : bool
+        Whether to divide by :math:`\sqrt{v + \epsilon}` (TensorFlow 1, Graves).
+    weight_decay : float
+        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+    decoupled : bool
+        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+    maximize : bool
+        Whether to ascend.
+    **options
+        ``nonfinite``, ``zero_grads``, ``clip_norm``: see `Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter cannot be updated in place, or a hyper-parameter is out of range.
+
+    References
+    ----------
+    Tieleman & Hinton, "Lecture 6.5: RMSProp", 2012. Graves, "Generating sequences with recurrent neural networks",
+    2013, eq. 38 to 45. `torch.optim.RMSprop`.
+
+    Examples
+    --------
+    >>> import fastopt, numpy as np
+    >>> w = np.array([1.0])
+    >>> opt = fastopt.RMSprop(w, lr=0.1, alpha=0.75, eps=0.0)
+    >>> opt.step(np.array([3.0]))
+    True
+    >>> w
+    array([0.8])
+    """
+
+    slots: ClassVar[Mapping[str, str]] = {"v": "square_avg", "a": "grad_avg", "m": "momentum_buffer"}
+    checks: ClassVar[Mapping[str, hyper.Check]] = {
+        "alpha": hyper.fraction,
+        "eps": hyper.nonnegative,
+        "centered": hyper.flag,
+        "momentum": hyper.proportion,
+        "eps_inside_sqrt": hyper.flag,
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-2,
+        *,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        centered: bool = False,
+        momentum: float = 0.0,
+        eps_inside_sqrt: bool = False,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "alpha": alpha,
+            "eps": eps,
+            "centered": centered,
+            "momentum": momentum,
+            "eps_inside_sqrt": eps_inside_sqrt,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, **options)
+
+    @classmethod
+    def rule(cls, h: Hyper) -> str:
+        """Name the loop that has just the state these options need."""
+        return "rmsprop" + "_centered" * h["centered"] + "_momentum" * (h["momentum"] > 0)
+
+    @classmethod
+    def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
+        """Epsilon stands inside the root or outside, and 0 in the other place."""
+        inside, outside = (h["eps"], 0.0) if h["eps_inside_sqrt"] else (0.0, h["eps"])
+        gamma = h["alpha"]
+        c = {"alpha": lr, "gamma": gamma, "rest": 1.0 - gamma, "inside": inside, "outside": outside}
+        return {**c, "eta": h["momentum"]} if h["momentum"] else c
+
+    @staticmethod
+    def reference(rule: str, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+        """NumPy twin of the four rmsprop rules."""
+        v = s["v"]
+        v[...] = c["gamma"] * v + c["rest"] * (g * g)
+        mean_square = v
+        if "centered" in rule:
+            a = s["a"]
+            a[...] = c["gamma"] * a + c["rest"] * g
+            d = v - a * a
+            mean_square = np.where(d < 0, g.dtype.type(0), d)
+        u = g / (np.sqrt(mean_square + c["inside"]) + c["outside"])
+        if "momentum" in rule:
+            m = s["m"]
+            m[...] = c["eta"] * m + u
+            u = m
+        return c["alpha"] * u  # type: ignore[no-any-return]

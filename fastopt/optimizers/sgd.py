@@ -1,0 +1,252 @@
+"""Gradient descent: plain, with momentum, and Nesterov's, in torch's form and in the original."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import hyper
+from ..optimizer import Array, Hyper, Optimizer, Options
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = ["NAG", "SGD"]
+
+
+class SGD(Optimizer):
+    r"""Stochastic gradient descent, with momentum if you like.
+
+    Without momentum :math:`w \leftarrow w - \alpha g`. With momentum :math:`\eta` and dampening :math:`\tau`
+
+    .. math::
+        m &\leftarrow \eta m + (1 - \tau) g \qquad (m \leftarrow g \text{ in the first step})\\
+        w &\leftarrow w - \alpha m
+
+    and with ``nesterov=True`` the last line is :math:`w \leftarrow w - \alpha (g + \eta m)`, the gradient being taken
+    at w. With ``lr_in_momentum=True`` the learning rate stands with the gradient, :math:`m \leftarrow \eta m + \alpha
+    (1 - \tau) g`, :math:`w \leftarrow w - m`, as in Polyak's paper and in Keras: the same as long as :math:`\alpha`
+    does not change, and not the same after.
+
+    Parameters
+    ----------
+    params : array, list, tuple or dict
+        Parameters or groups, see `Optimizer`.
+    lr : float or callable
+        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+    momentum : float
+        :math:`\eta`, in [0, 1].
+    dampening : float
+        :math:`\tau`, in [0, 1].
+    nesterov : bool
+        Needs momentum, and no dampening.
+    lr_in_momentum : bool
+        Whether the learning rate goes into the momentum.
+    weight_decay : float
+        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+    decoupled : bool
+        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead (SGDW).
+    maximize : bool
+        Whether to ascend.
+    **options
+        ``nonfinite``, ``zero_grads``, ``clip_norm``: see `Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter cannot be updated in place, or a hyper-parameter is out of range.
+
+    References
+    ----------
+    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964. Sutskever et al., "On the
+    importance of initialization and momentum in deep learning", 2013. `torch.optim.SGD`.
+
+    Examples
+    --------
+    >>> import fastopt, numpy as np
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = fastopt.SGD(w, lr=0.5)
+    >>> opt.step(np.array([1.0, 1.0]))
+    True
+    >>> w
+    array([0.5, 1.5])
+    """
+
+    slots: ClassVar[Mapping[str, str]] = {"m": "momentum_buffer"}
+    checks: ClassVar[Mapping[str, hyper.Check]] = {
+        "momentum": hyper.proportion,
+        "dampening": hyper.proportion,
+        "nesterov": hyper.flag,
+        "lr_in_momentum": hyper.flag,
+    }
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        *,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        nesterov: bool = False,
+        lr_in_momentum: bool = False,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "nesterov": nesterov,
+            "lr_in_momentum": lr_in_momentum,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, **options)
+
+    @classmethod
+    def check_together(cls, h: Hyper) -> None:
+        """Nesterov's momentum is momentum, undamped."""
+        if h["nesterov"] and (h["momentum"] == 0 or h["dampening"] != 0):
+            raise ValueError(
+                f"nesterov=True with momentum {h['momentum']!r} and dampening {h['dampening']!r}: "
+                "wanted momentum above 0 and no dampening"
+            )
+
+    @classmethod
+    def rule(cls, h: Hyper) -> str:
+        """Momentum 0 needs no state."""
+        return "nesterov" if h["nesterov"] else "momentum" if h["momentum"] else "sgd"
+
+    @classmethod
+    def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
+        """In the first step m is 0 and the gradient is not damped."""
+        if not h["momentum"]:
+            return {"alpha": lr}
+        tau = 1.0 if t == 1 else 1.0 - h["dampening"]
+        if h["lr_in_momentum"]:
+            return {"eta": h["momentum"], "tau": lr * tau, "alpha": 1.0}
+        return {"eta": h["momentum"], "tau": tau, "alpha": lr}
+
+    @staticmethod
+    def reference(rule: str, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+        """NumPy twin of sgd, momentum and nesterov."""
+        if rule == "sgd":
+            return c["alpha"] * g  # type: ignore[no-any-return]
+        m = s["m"]
+        g = c["tau"] * g
+        m[...] = c["eta"] * m + g
+        return c["alpha"] * (g + c["eta"] * m if rule == "nesterov" else m)  # type: ignore[no-any-return]
+
+
+class NAG(Optimizer):
+    r"""Nesterov's accelerated gradient in its original form: the gradient at the looked-ahead point.
+
+    .. math::
+        g &= \nabla f(w - \eta m)\\
+        m &\leftarrow \eta m + \alpha g\\
+        w &\leftarrow w - m
+
+    Inside ``with opt.lookahead():`` the parameters hold :math:`w - \eta m`; after it they hold exactly their old bits.
+
+    Parameters
+    ----------
+    params : array, list, tuple or dict
+        Parameters or groups, see `Optimizer`.
+    lr : float or callable
+        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+    momentum : float
+        :math:`\eta`, in [0, 1].
+    weight_decay : float
+        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+    decoupled : bool
+        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+    maximize : bool
+        Whether to ascend.
+    **options
+        ``nonfinite``, ``zero_grads``, ``clip_norm``: see `Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter cannot be updated in place, or a hyper-parameter is out of range.
+
+    References
+    ----------
+    Nesterov, "A method for solving the convex programming problem with convergence rate O(1/k²)", 1983. Sutskever et
+    al., "On the importance of initialization and momentum in deep learning", 2013, eq. 3 and 4.
+
+    Examples
+    --------
+    >>> import fastopt, numpy as np
+    >>> w = np.array([1.0])
+    >>> opt = fastopt.NAG(w, lr=0.1, momentum=0.5)
+    >>> for _ in range(2):
+    ...     with opt.lookahead():
+    ...         g = 2 * w  # of w², at the looked-ahead point
+    ...     _ = opt.step(g)
+    >>> w
+    array([0.56])
+    """
+
+    slots: ClassVar[Mapping[str, str]] = {"m": "momentum_buffer", "saved": "lookahead_saved"}
+    checks: ClassVar[Mapping[str, hyper.Check]] = {"momentum": hyper.proportion}
+
+    def __init__(
+        self,
+        params: Any,
+        lr: Any = 1e-3,
+        *,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        decoupled: bool = False,
+        maximize: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay,
+            "decoupled": decoupled,
+            "maximize": maximize,
+        }
+        super().__init__(params, defaults, **options)
+
+    @classmethod
+    def rule(cls, h: Hyper) -> str:
+        """The update is momentum's: what differs is where the gradient was taken."""
+        return "momentum"
+
+    @classmethod
+    def _extra_slots(cls) -> tuple[str, ...]:
+        return ("saved",)
+
+    @classmethod
+    def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
+        """The learning rate stands with the gradient."""
+        return {"eta": h["momentum"], "tau": lr, "alpha": 1.0}
+
+    reference = staticmethod(SGD.reference)
+
+    @contextmanager
+    def lookahead(self) -> Iterator[None]:
+        """Hold the looked-ahead parameters inside a ``with`` block, and restore their old bits after it.
+
+        Raises
+        ------
+        RuntimeError
+            If the optimizer is looking ahead already, or not bound.
+        """
+        with self._lock:
+            self._check_ready()
+            self._plan.apply("lookahead", [(group.values["momentum"],) for group in self._settle()])
+            self._away = "the optimizer is looking ahead: leave the `with opt.lookahead():` block first"
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._plan.apply("restore", [()] * len(self.param_groups))
+                self._away = None

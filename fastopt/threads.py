@@ -1,0 +1,197 @@
+"""How many threads a step may use, and what was built and is running.
+
+The limit is the least of the affinity mask, the cgroup's CPU quota and ``OMP_NUM_THREADS``, read once at import;
+`set_num_threads` asks for fewer. Results do not depend on it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import _engine, hyper
+
+__all__ = [
+    "get_flush_denormals",
+    "get_num_threads",
+    "set_flush_denormals",
+    "set_num_threads",
+    "show_config",
+    "show_runtime",
+]
+
+
+def _cgroup_quota(root: Path, membership: str) -> float:
+    """CPUs that the control group ``membership`` (text of /proc/self/cgroup) grants, inf where there is no limit."""
+    limit = math.inf
+    for line in membership.splitlines():
+        _, controllers, path = line.split(":", 2)
+        names = controllers.split(",")
+        if controllers and "cpu" not in names:
+            continue
+        # A limit on any group above this one holds as well; inside a container the path may not exist at all.
+        for folder in (Path(path), *Path(path).parents):
+            here = root / controllers / folder.relative_to("/")
+            try:
+                if controllers:  # version 1
+                    quota = (here / "cpu.cfs_quota_us").read_text().strip()
+                    period = (here / "cpu.cfs_period_us").read_text().strip()
+                else:
+                    quota, period = (here / "cpu.max").read_text().split()
+                if quota not in ("max", "-1"):
+                    limit = min(limit, float(quota) / float(period))
+            except (OSError, ValueError):
+                continue
+    return limit
+
+
+def _limits() -> dict[str, int]:
+    """Threads by each thing that bounds them."""
+    if hasattr(os, "sched_getaffinity"):
+        limits = {"affinity mask": len(os.sched_getaffinity(0))}
+    else:
+        limits = {"processors": os.cpu_count() or 1}
+    try:
+        quota = _cgroup_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text())
+    except OSError:
+        quota = math.inf
+    if quota < math.inf:
+        limits["cgroup quota"] = max(1, math.ceil(quota))
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    if first.isdigit() and int(first) > 0:
+        limits["OMP_NUM_THREADS"] = int(first)
+    if not _engine.OPENMP:
+        limits["built without OpenMP"] = 1
+    return limits
+
+
+LIMITS = _limits()
+_asked: int | None = None
+
+
+def set_num_threads(n: int) -> None:
+    """Let a step use at most `n` threads.
+
+    The bits of the result do not depend on it.
+
+    Parameters
+    ----------
+    n : int
+        At least 1. More than the machine grants this process (affinity mask, cgroup quota, ``OMP_NUM_THREADS``) is
+        taken as what it grants.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `n` is no whole number, or below 1.
+    """
+    global _asked
+    if isinstance(n, (bool, np.bool_)) or not isinstance(n, (int, np.integer)):
+        raise TypeError(f"n is {n!r}, a {type(n).__name__}: wanted a whole number of at least 1")
+    if n < 1:
+        raise ValueError(f"n is {n!r}: wanted a whole number of at least 1")
+    _asked = int(n)
+    _engine.set_threads(min(_asked, *LIMITS.values()))
+
+
+def get_num_threads() -> int:
+    """Return how many threads a step over many parameters may use; small steps use one."""
+    return _engine.get_threads()
+
+
+def set_flush_denormals(on: bool) -> None:
+    """Choose whether steps flush denormal numbers to zero.
+
+    They do by default, as TensorFlow and XLA do: over moments that have decayed into denormals, arithmetic that keeps
+    them is some 20 times slower. The mode holds inside steps only; the caller's is restored on every thread.
+
+    Parameters
+    ----------
+    on : bool
+        False keeps denormals.
+    """
+    _engine.set_flush(hyper.flag("on", on))
+
+
+def get_flush_denormals() -> bool:
+    """Return whether steps flush denormal numbers to zero."""
+    return _engine.get_flush()
+
+
+def _show(report: dict[str, Any], mode: str) -> dict[str, Any] | None:
+    if mode == "dicts":
+        return report
+    if mode != "stdout":
+        raise ValueError(f"mode is {mode!r}: wanted 'stdout' or 'dicts'")
+    width = max(map(len, report))
+    for key, value in report.items():
+        print(f"{key + ':':{width + 1}} {value}")
+    return None
+
+
+def show_config(mode: str = "stdout") -> dict[str, Any] | None:
+    """Print what was compiled, or return it.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}
+        Whether to print or to return a dict.
+    """
+    from . import __version__
+
+    openmp = f"version {_engine.OPENMP_VERSION}" if _engine.OPENMP else "none: every step runs serially"
+    report = {
+        "fastopt": __version__,
+        "compiler": _engine.COMPILER,
+        "OpenMP": openmp,
+        "instruction sets": ", ".join(_engine.built_isas()),
+        "element types": "float32, float64",
+        "rules": ", ".join(_engine.rules()),
+    }
+    return _show(report, mode)
+
+
+def show_runtime(mode: str = "stdout") -> dict[str, Any] | None:
+    """Print what is in use on this machine and why, or return it.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}
+        Whether to print or to return a dict.
+    """
+    forced = os.environ.get("FASTOPT_ISA")
+    reasons = [f"{name} {limit}" for name, limit in LIMITS.items()]
+    if _asked is not None:
+        reasons.append(f"set_num_threads({_asked})")
+    if _engine.is_forked():
+        reasons = ["forked child, where GNU OpenMP would hang"]
+    report = {
+        "instruction set": f"{_engine.isa()} ({'FASTOPT_ISA' if forced else 'best of ' + ', '.join(_engine.isas())})",
+        "threads": f"{get_num_threads()} (least of: {', '.join(reasons)})",
+        "denormals": "flushed to zero" if get_flush_denormals() else "kept",
+        "Python": platform.python_version(),
+        "NumPy": np.__version__,
+        "machine": f"{platform.machine()}, {os.cpu_count()} processors",
+    }
+    return _show(report, mode)
+
+
+def _start() -> None:
+    """Apply the environment and the limits; called once, at import."""
+    forced = os.environ.get("FASTOPT_ISA")
+    if forced:
+        try:
+            _engine.select(forced)
+        except ValueError as error:
+            raise ImportError(f"FASTOPT_ISA: {error}") from None
+    _engine.set_threads(min(LIMITS.values()))
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_engine.after_fork_in_child)
+
+
+_start()

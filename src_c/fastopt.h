@@ -1,0 +1,68 @@
+/* fastopt.h: the C interface. Spans and coefficients in, arithmetic out.
+ *
+ * Promises: no Python, no OpenMP, no allocation, no state, no errors to report.
+ * A kernel touches exactly n elements of each array of its span, and nothing else.
+ * Arrays of one span must not overlap; any alignment of whole elements will do.
+ */
+#ifndef FASTOPT_H
+#define FASTOPT_H
+
+#include <stddef.h> /* ptrdiff_t */
+
+/* Hidden declarations: a symbol nobody defines fails the link, not the import. */
+#pragma GCC visibility push(hidden)
+
+enum { FO_MAX_STATE = 4, FO_MAX_SCALARS = 12 };
+
+/* Where weight decay enters: nowhere, into the gradient, or beside the update. */
+enum { FO_NO_DECAY, FO_COUPLED, FO_DECOUPLED, FO_DECAYS };
+
+/* The element types, and their place in every table that is indexed by type. */
+enum { FO_F32, FO_F64, FO_REALS };
+
+typedef struct {
+    ptrdiff_t n;           /* elements */
+    void *p;               /* [n] parameters */
+    const void *g;         /* [n] gradients; not read by rules that need none */
+    void *s[FO_MAX_STATE]; /* [n] each: state, in the order of the rule's list */
+} fo_span;
+
+/* What a step knows before it starts, in double; kernels round it to their type once. */
+typedef struct {
+    double scale;             /* gradient factor: unscaling, clipping, the sign of maximize */
+    double decay;             /* weight decay, already times lr where it is decoupled */
+    double c[FO_MAX_SCALARS]; /* in the order of the rule's list */
+} fo_coef;
+
+typedef void fo_kernel(const fo_span *x, const fo_coef *c);
+
+typedef struct {
+    const char *name;
+    const char *const *state;   /* names of s[0], s[1], ..., NULL */
+    const char *const *scalars; /* names of c[0], c[1], ..., NULL */
+    fo_kernel *step[FO_DECAYS];
+} fo_rule;
+
+/* Everything compiled for one element type and one instruction set. */
+typedef struct {
+    const fo_rule *rules; /* ends with a rule whose name is NULL */
+    double (*sum_squares)(const void *g, ptrdiff_t n, double scale); /* of scale * g */
+    int (*nonfinite)(const void *g, ptrdiff_t n);                    /* 1 if an Inf or NaN is among g */
+} fo_table;
+
+typedef struct {
+    const char *isa;        /* "avx512", "avx2", "baseline" */
+    int (*supported)(void); /* by this processor and operating system */
+    const fo_table *tables[FO_REALS];
+} fo_variant;
+
+extern const fo_variant fo_variants[]; /* best first; ends with an isa that is NULL */
+
+/* Sets this thread's floating-point mode to the one kernels are specified in (nearest,
+ * no traps, denormals kept or flushed to zero) and returns the mode it found, for
+ * fo_restore_mode. */
+unsigned long long fo_kernel_mode(int flush_denormals);
+void fo_restore_mode(unsigned long long mode);
+
+#pragma GCC visibility pop
+#endif

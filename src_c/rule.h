@@ -1,0 +1,95 @@
+/* rule.h: the vocabulary of rules.c and sums.c.
+ *
+ * The build compiles those files once per element type and instruction set, with
+ * -DREAL_f32 or -DREAL_f64 and -DISA=<name>. Only this header looks at the defines.
+ *
+ * RULE(name, (state...), (scalars...)) opens the loop function of one rule; the text
+ * that follows it is the body. A state array m is reached by LOAD(m) and STORE(m), so
+ * that locals carry the paper's letters and storage formats can change here alone. The
+ * only thing the macro writes besides declarations is the unpacking of a span: the body
+ * is inlined into one kernel for each kind of weight decay, with `kind` a constant, so
+ * each kernel holds one straight loop without a branch.
+ */
+#ifndef RULE_H
+#define RULE_H
+
+#include "fastopt.h"
+
+#define PASTE3_(a, b, c) a##_##b##_##c
+#define PASTE3(a, b, c) PASTE3_(a, b, c)
+
+#if defined REAL_f32
+typedef float real;
+#define EXPORTED(what) PASTE3(fo_##what, f32, ISA)
+#define SQRT __builtin_sqrtf
+typedef unsigned real_bits __attribute__((may_alias));
+#define SIGN_BIT 0x80000000u
+#define EXPONENT_ONE 0x00800000u /* the exponent field's lowest bit */
+#elif defined REAL_f64
+typedef double real;
+#define EXPORTED(what) PASTE3(fo_##what, f64, ISA)
+#define SQRT __builtin_sqrt
+typedef unsigned long long real_bits __attribute__((may_alias));
+#define SIGN_BIT 0x8000000000000000u
+#define EXPONENT_ONE 0x0010000000000000u
+#endif
+
+/* EACH(f, a, (x, y)) is f(a, x) f(a, y): the usual deferred recursion, up to 16 names. */
+#define EXPAND(...) EXPAND1(EXPAND1(EXPAND1(EXPAND1(__VA_ARGS__))))
+#define EXPAND1(...) EXPAND2(EXPAND2(__VA_ARGS__))
+#define EXPAND2(...) __VA_ARGS__
+#define PARENS ()
+#define UNPACK(...) __VA_ARGS__
+#define EACH(f, a, list) EACH_(f, a, UNPACK list)
+#define EACH_(f, a, ...) __VA_OPT__(EXPAND(EACH1(f, a, __VA_ARGS__)))
+#define EACH1(f, a, x, ...) f(a, x) __VA_OPT__(EACH2 PARENS(f, a, __VA_ARGS__))
+#define EACH2() EACH1
+
+#define INDEX_(rule, x) rule##_at_##x,
+#define NAME_(rule, x) #x,
+#define STATE_PARAM_(rule, x) , real *restrict x##_
+#define SCALAR_PARAM_(rule, x) , const real x
+#define STATE_ARG_(rule, name) , span->s[rule##_at_##name]
+#define SCALAR_ARG_(rule, name) , (real)coef->c[rule##_at_##name]
+
+#define LOOP_HEAD_(rule, state, scalars)                                                          \
+    static inline __attribute__((always_inline)) void rule##_loop(                                \
+        const int kind, const ptrdiff_t n, const real scale, const real decay, real *restrict p_, \
+        const real *restrict g_ EACH(STATE_PARAM_, rule, state) EACH(SCALAR_PARAM_, rule, scalars))
+
+#define KERNEL_(rule, decay_kind, state, scalars)                                  \
+    static void rule##_##decay_kind(const fo_span *span, const fo_coef *coef)      \
+    {                                                                              \
+        rule##_loop(decay_kind, span->n, (real)coef->scale, (real)coef->decay,     \
+                    span->p, span->g EACH(STATE_ARG_, rule, state)                 \
+                        EACH(SCALAR_ARG_, rule, scalars));                         \
+    }
+
+#define RULE(rule, state, scalars)                                                 \
+    enum { EACH(INDEX_, rule, state) rule##_states };                              \
+    enum { EACH(INDEX_, rule, scalars) rule##_scalar_count };                      \
+    static const char *const rule##_state[] = {EACH(NAME_, rule, state) NULL};     \
+    static const char *const rule##_scalars[] = {EACH(NAME_, rule, scalars) NULL}; \
+    _Static_assert((int)rule##_states <= (int)FO_MAX_STATE, #rule ": state");      \
+    _Static_assert((int)rule##_scalar_count <= (int)FO_MAX_SCALARS, #rule);        \
+    LOOP_HEAD_(rule, state, scalars);                                              \
+    KERNEL_(rule, FO_NO_DECAY, state, scalars)                                     \
+    KERNEL_(rule, FO_COUPLED, state, scalars)                                      \
+    KERNEL_(rule, FO_DECOUPLED, state, scalars)                                    \
+    LOOP_HEAD_(rule, state, scalars)
+
+/* A rule's line in the table at the bottom of rules.c. */
+#define ENTRY(rule) \
+    {#rule, rule##_state, rule##_scalars, {rule##_FO_NO_DECAY, rule##_FO_COUPLED, rule##_FO_DECOUPLED}}
+
+/* Inside a body: */
+#define ELEMENTS ptrdiff_t i = 0; i < n; i++
+#define LOAD(x) x##_[i]
+#define STORE(x) x##_[i] = x
+/* the gradient as the rule is to see it: scaled, and with coupled decay added; */
+#define GRAD(p) (kind == FO_COUPLED ? scale * g_[i] + decay * (p) : scale * g_[i])
+/* the parameter after an update u, with decoupled decay. Decay and update are summed
+ * first: p * (1 - decay) would round small decays to none (1 - 1e-8 is 1 in float32). */
+#define DESCEND(p, u) (kind == FO_DECOUPLED ? (p) - (decay * (p) + (u)) : (p) - (u))
+
+#endif
