@@ -104,7 +104,7 @@ class BuildExt(build_ext):
 
         ext.include_dirs += ["src_c", numpy.get_include()]
         ext.define_macros += [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
-        ext.extra_compile_args += [*common, *openmp, *(ENGINE_WARNINGS if werror else [])]
+        ext.extra_compile_args += [*common, "-ffp-contract=off", *openmp, *(ENGINE_WARNINGS if werror else [])]
         ext.extra_link_args += openmp
         ext.cython_directives = {"language_level": 3, "boundscheck": bool(knob("DEBUG"))}
         self.cython_c_in_temp = True  # generated C never lies in the tree

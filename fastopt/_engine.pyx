@@ -15,9 +15,11 @@ e. Every check comes before the first write.
 """
 
 cimport cython
-from cpython.ref cimport PyObject
+from cpython.dict cimport PyDict_Next
+from cpython.pythread cimport (
+    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock, PyThread_type_lock)
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cython.parallel cimport prange
-from libc.math cimport INFINITY, fabs, isfinite
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
@@ -72,6 +74,8 @@ cdef extern from "numpy/arrayobject.h" nogil:
     const char *raw_data "PyArray_BYTES"(const RawArray *a)
     const Py_ssize_t *raw_shape "PyArray_DIMS"(const RawArray *a)
     const Py_ssize_t *raw_strides "PyArray_STRIDES"(const RawArray *a)
+    const void *raw_type "PyArray_DESCR"(const RawArray *a)
+    int raw_flags "PyArray_FLAGS"(const RawArray *a)
 
 cdef extern from *:
     """
@@ -210,6 +214,54 @@ cdef class kernel_mode:
         fo_restore_mode(self.found)
 
 
+cdef class Lock:
+    """A lock to hold in a ``with`` statement; it need not be released in a forked child, but renewed."""
+
+    cdef PyThread_type_lock lock
+
+    def __cinit__(self):
+        self.renew()
+
+    def __dealloc__(self):
+        PyThread_free_lock(self.lock)
+
+    def renew(self):
+        """Be free, whoever held the lock: its holder is a thread that a fork left behind."""
+        self.lock = PyThread_allocate_lock()
+        if self.lock == NULL:
+            raise MemoryError
+
+    def __enter__(self):
+        self.acquire()
+
+    def __exit__(self, *_):
+        PyThread_release_lock(self.lock)
+
+    cdef void acquire(self) noexcept:
+        if not PyThread_acquire_lock(self.lock, 0):
+            with nogil:
+                PyThread_acquire_lock(self.lock, 1)
+
+
+# ---- numbers ----
+
+def one_minus_power(double beta, int64_t t):
+    """1 - beta**t for beta in [0, 1] and t >= 0, to a few last bits, also where beta**t is close to 1.
+
+    By squaring: with e = 1 - beta**k, that of 2k is e (2 - e), and that of k + 1 is e beta + (1 - beta). Nothing
+    cancels, and there is no library function in it whose last bits could differ from machine to machine.
+    """
+    cdef double e = 0.0
+    cdef int bit
+    if t < 0:
+        raise ValueError(f"t is {t}: wanted at least 0")
+    for bit in range(62, -1, -1):
+        e = e * (2.0 - e)
+        if t >> bit & 1:
+            e = e * beta + (1.0 - beta)
+    return e
+
+
 # ---- arrays ----
 
 cdef object shown(cnp.ndarray a):
@@ -299,12 +351,12 @@ def _from_buffer(x):
         return None
 
 
-cdef bint same_shape(cnp.ndarray a, cnp.ndarray b) noexcept:
-    cdef int i, ndim = cnp.PyArray_NDIM(a)
-    if ndim != cnp.PyArray_NDIM(b):
+cdef inline bint same_shape(const RawArray *a, const RawArray *b) noexcept:
+    cdef int i, ndim = raw_ndim(a)
+    if ndim != raw_ndim(b):
         return False
     for i in range(ndim):
-        if cnp.PyArray_DIM(a, i) != cnp.PyArray_DIM(b, i):
+        if raw_shape(a)[i] != raw_shape(b)[i]:
             return False
     return True
 
@@ -329,11 +381,14 @@ cdef void extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept:
 # ---- the plan ----
 
 cdef struct Leaf:
+    const RawArray *array    # the parameter
     char *p
     const char *g
     char *s[FO_MAX_STATE]    # in the order of the plan's slots
-    PyObject *order          # the gradient's array, where its elements lie in another order than p's; else NULL
+    const RawArray *order    # the gradient's array, where its elements lie in another order than p's; else NULL
     const char *cleared      # the gradient last seen to overlap no parameter
+    PyObject *held           # the gradient's array, during a step
+    int wanted               # flags of a gradient that can be read as it lies
     Py_ssize_t n
     int64_t count            # updates this parameter has had
     Py_ssize_t first         # chunks of active leaves before this one
@@ -373,7 +428,7 @@ cdef struct Sweep:
 
 cdef void in_order(char *to, const Leaf *f, Py_ssize_t start, Py_ssize_t count) noexcept nogil:
     """Copy elements start, start + 1, ... of a gradient, counted in its parameter's memory order."""
-    cdef const RawArray *a = <const RawArray *>f.order
+    cdef const RawArray *a = f.order
     cdef const Py_ssize_t *shape = raw_shape(a)
     cdef const Py_ssize_t *strides = raw_strides(a)
     cdef int ndim = raw_ndim(a), axis, k
@@ -411,6 +466,20 @@ cdef void in_order(char *to, const Leaf *f, Py_ssize_t start, Py_ssize_t count) 
                 break
             at -= index[k] * strides[axis]
             index[k] = 0
+
+
+cdef inline bint familiar(const Leaf *f, PyObject *x) noexcept:
+    """Whether x is an array that passes every check of `Plan.load_leaf`, seen at a glance."""
+    cdef const RawArray *a = <const RawArray *>x
+    return (
+        cnp.PyArray_CheckExact(<object>x)
+        and raw_data(a) == f.cleared
+        and raw_type(a) == raw_type(f.array)
+        and (raw_flags(a) & f.wanted) == f.wanted
+        and same_shape(a, f.array)
+        and raw_data(f.array) == f.p
+        and (raw_flags(f.array) & cnp.NPY_ARRAY_WRITEABLE)
+    )
 
 
 cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t count,
@@ -494,67 +563,141 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
 
 
 @cython.final
+cdef class Terms:
+    """What one group's hyper-parameters come to, from one check to the next change.
+
+    Parameters
+    ----------
+    live : dict
+        The group as the user sees it.
+    values : dict
+        Its hyper-parameters, checked.
+    rule, kind : str
+        Its rule and its kind of weight decay: none, coupled or decoupled.
+    scalars : callable
+        The class's ``scalars(values, lr, t)``.
+    """
+
+    cdef dict source           # a copy of the live group
+    cdef readonly dict values
+    cdef readonly str rule, kind
+    cdef object scalars
+    cdef tuple names           # of the rule's scalars, in order
+    cdef object schedule
+    cdef double lr, sign, decay
+    cdef bint decoupled
+
+    def __init__(self, dict live, dict values, str rule, str kind, object scalars):
+        self.source = dict(live)
+        self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
+        self.names = rules()[rule][1]
+        self.schedule = values["lr"] if callable(values["lr"]) else None
+        self.lr = 0.0 if self.schedule is not None else values["lr"]
+        self.sign = -1.0 if values["maximize"] else 1.0
+        self.decay = values["weight_decay"]
+        self.decoupled = kind == "decoupled"
+
+    cdef bint hold(self, dict live) noexcept:
+        """Whether the live group still has the very values that were checked."""
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef PyObject *old_key
+        cdef PyObject *old
+        cdef Py_ssize_t at = 0, old_at = 0
+        if len(live) != len(self.source):
+            return False
+        while PyDict_Next(live, &at, &key, &value):
+            PyDict_Next(self.source, &old_at, &old_key, &old)
+            if key != old_key or value != old:
+                return False
+        return True
+
+
+@cython.final
 cdef class Plan:
     """The memory of one optimizer, laid out for sweeps.
 
     Parameters
     ----------
-    arrays : list
-        The parameters; checked here.
-    names, gradient_names : list of str
-        What errors call each parameter and its gradient.
-    groups : list of int
-        The group of each parameter, not decreasing.
+    tree : Tree
+        The parameters, their names and groups; the arrays are checked here.
     slots : tuple of str
         Names of the state arrays a parameter may have, as rules call them.
+    lock : Lock
+        Held during each step.
+    zero_gradients, screened : bool
+        Whether a step zeroes the gradients, and whether it must ask its owner about them before it writes.
     """
 
     cdef readonly list arrays, names, gradient_names, states
     cdef readonly tuple slots
-    cdef readonly int n_groups
-    cdef list held             # gradients of the current step
+    cdef readonly list terms        # Terms of each group, None before the first check
+    cdef public object away         # why a step must be refused, if it must
+    cdef public int64_t steps, skipped
+    cdef object tree
+    cdef Lock lock
+    cdef bint single, flat          # the tree is one array, or a flat list
+    cdef bint zero_gradients, screened
     cdef Leaf *leaves
     cdef Py_ssize_t n_leaves
-    cdef Binding *bindings     # [groups]
+    cdef Py_ssize_t *by_address     # non-empty leaves in order of address
+    cdef Py_ssize_t n_by_address
+    cdef int n_groups
+    cdef Py_ssize_t *first_leaf     # [groups + 1]
+    cdef Binding *bindings          # [groups]
     cdef fo_coef *coefs
     cdef int n_coefs, room_coefs
     cdef double *partial
     cdef Py_ssize_t room_partial
-    cdef Py_ssize_t *by_address  # non-empty leaves in order of address
-    cdef Py_ssize_t n_by_address
-    cdef Py_ssize_t elements   # of the active leaves
+    cdef Py_ssize_t elements        # of the active leaves
     cdef Py_ssize_t chunks
+    cdef bint complete              # all leaves are active and laid out
     cdef const fo_variant *variant
 
-    def __cinit__(self, list arrays, list names, list gradient_names, list groups, tuple slots):
+    def __cinit__(self, object tree, tuple slots, Lock lock, bint zero_gradients, bint screened):
         cdef Py_ssize_t i
-        self.variant = variant
-        self.arrays, self.names, self.gradient_names, self.slots = arrays, names, gradient_names, slots
-        self.n_leaves = len(arrays)
-        self.n_groups = (max(groups) + 1) if groups else 0
-        self.states = [{} for _ in arrays]
-        self.held = [None] * self.n_leaves
-        self.leaves = <Leaf *>calloc(self.n_leaves + 1, sizeof(Leaf))
-        self.by_address = <Py_ssize_t *>calloc(self.n_leaves + 1, sizeof(Py_ssize_t))
-        self.bindings = <Binding *>calloc(self.n_groups + 1, sizeof(Binding))
-        if self.leaves == NULL or self.by_address == NULL or self.bindings == NULL:
-            raise MemoryError
         cdef Leaf *f
         cdef cnp.ndarray a
+        self.variant = variant
+        self.tree, self.slots, self.lock = tree, slots, lock
+        self.zero_gradients, self.screened = zero_gradients, screened
+        self.single, self.flat = tree.single, tree.flat
+        self.arrays, self.names, self.gradient_names = tree.leaves, tree.names, tree.gradient_names
+        self.n_leaves = len(self.arrays)
+        self.n_groups = tree.n_groups
+        self.states = [{} for _ in self.arrays]
+        self.terms = [None] * self.n_groups
+        self.leaves = <Leaf *>calloc(self.n_leaves + 1, sizeof(Leaf))
+        self.by_address = <Py_ssize_t *>calloc(self.n_leaves + 1, sizeof(Py_ssize_t))
+        self.first_leaf = <Py_ssize_t *>calloc(self.n_groups + 1, sizeof(Py_ssize_t))
+        self.bindings = <Binding *>calloc(self.n_groups, sizeof(Binding))
+        if not (self.leaves and self.by_address and self.first_leaf and (self.bindings or not self.n_groups)):
+            raise MemoryError
         for i in range(self.n_leaves):
             f = &self.leaves[i]
-            f.real = check_parameter(arrays[i], names[i])
-            a = arrays[i]
+            f.real = check_parameter(self.arrays[i], self.names[i])
+            a = self.arrays[i]
+            f.array = <RawArray *>a
             f.p = <char *>cnp.PyArray_DATA(a)
             f.n = cnp.PyArray_SIZE(a)
             f.itemsize = cnp.PyArray_ITEMSIZE(a)
             f.reversed = not cnp.PyArray_IS_C_CONTIGUOUS(a)
-            f.group = groups[i]
+            f.wanted = cnp.NPY_ARRAY_ALIGNED | (
+                cnp.NPY_ARRAY_F_CONTIGUOUS if f.reversed else cnp.NPY_ARRAY_C_CONTIGUOUS)
+            if zero_gradients:
+                f.wanted |= cnp.NPY_ARRAY_WRITEABLE
+            f.group = tree.groups[i]
+            self.first_leaf[f.group + 1] += 1
+        for i in range(self.n_groups):
+            self.first_leaf[i + 1] += self.first_leaf[i]
         self.check_overlaps()
 
     def __dealloc__(self):
+        if self.leaves != NULL:
+            self.release()
         free(self.leaves)
         free(self.by_address)
+        free(self.first_leaf)
         free(self.bindings)
         free(self.coefs)
         free(self.partial)
@@ -582,21 +725,19 @@ cdef class Plan:
     def allocate(self, int group, tuple slots):
         """Give every leaf of a group the state arrays it lacks, filled with zeros where they will be updated."""
         cdef Py_ssize_t i
+        cdef Py_ssize_t begin = self.first_leaf[group], end = self.first_leaf[group + 1]
         cdef int slot
-        made = []
-        for name in slots:
-            for i in range(self.n_leaves):
-                if self.leaves[i].group == group and name not in self.states[i]:
-                    made.append((name, i, empty_like(self.arrays[i])))
+        made = {(name, i): empty_like(self.arrays[i]) for name in slots for i in range(begin, end)
+                if name not in self.states[i]}
         # All memory is there: from here on nothing fails.
         for name in slots:
             slot = self.slots.index(name)
             for i in range(self.n_leaves):
                 self.leaves[i].active = False
-            for made_name, i, array in made:
-                if made_name == name:
-                    self.states[i][name] = array
-                    self.leaves[i].s[slot] = <char *>cnp.PyArray_DATA(array)
+            for i in range(begin, end):
+                if (name, i) in made:
+                    self.states[i][name] = made[name, i]
+                    self.leaves[i].s[slot] = <char *>cnp.PyArray_DATA(made[name, i])
                     self.leaves[i].active = True
             self.lay_out()
             self.sweep(ZERO_STATE, slot)
@@ -616,20 +757,45 @@ cdef class Plan:
 
     # -- the gradients of a step --
 
-    def load(self, object gradients, bint writable):
-        """Take in one gradient a leaf, None to leave it out; nothing is kept of them if one is refused."""
-        cdef Py_ssize_t i
-        try:
-            for i in range(self.n_leaves):
-                self.load_leaf(i, gradients[i], writable)
-            if writable:
-                self.check_gradient_overlaps()
-        except BaseException:
-            self.release()
-            raise
-        self.lay_out()
+    cdef int load(self, object grads) except -1:
+        """Take in one gradient a leaf, None to leave it out."""
+        cdef Py_ssize_t i, n_active = 0
+        cdef PyObject *x
+        cdef Leaf *f
+        cdef object leaves = grads
+        cdef bint one = self.single and not isinstance(grads, (list, tuple, dict))
+        if not one and not (self.flat and type(grads) in (list, tuple) and len(grads) == self.n_leaves):
+            leaves = self.tree.take_apart(grads)
+        for i in range(self.n_leaves):
+            if one:
+                x = <PyObject *>grads
+            elif type(leaves) is list:
+                if len(<list>leaves) != self.n_leaves:
+                    raise RuntimeError("grads changed while it was read")
+                x = <PyObject *>(<list>leaves)[i]
+            else:
+                x = <PyObject *>(<tuple>leaves)[i]
+            f = &self.leaves[i]
+            if familiar(f, x):
+                f.held = x
+                Py_INCREF(<object>x)
+                f.g = raw_data(<RawArray *>x)
+                f.order = NULL
+                f.active = True
+            else:
+                self.load_leaf(i, <object>x)
+                if not f.active:
+                    self.complete = False
+            n_active += f.active
+        if self.zero_gradients:
+            self.check_gradient_overlaps()
+        if not self.complete:
+            self.lay_out()
+            self.complete = n_active == self.n_leaves
+        return 0
 
-    cdef int load_leaf(self, Py_ssize_t i, object x, bint writable) except -1:
+    cdef int load_leaf(self, Py_ssize_t i, object x) except -1:
+        """Check one gradient, and take it in."""
         cdef Leaf *f = &self.leaves[i]
         cdef cnp.ndarray a, p
         f.active = False
@@ -643,23 +809,23 @@ cdef class Plan:
             swapped = "" if cnp.PyArray_ISNOTSWAPPED(a) else "byte-swapped "
             raise TypeError(f"{self.gradient_names[i]} has {swapped}dtype {a.dtype.str if swapped else a.dtype}: "
                             f"wanted {p.dtype}, as {self.names[i]} has")
-        if not same_shape(a, p):
+        if not same_shape(<RawArray *>a, <RawArray *>p):
             raise ValueError(f"{self.gradient_names[i]} has shape {shown(a)}: "
                              f"wanted {shown(p)}, as {self.names[i]} has")
         if <char *>cnp.PyArray_DATA(p) != f.p or cnp.PyArray_SIZE(p) != f.n or not cnp.PyArray_ISWRITEABLE(p):
             check_parameter(p, self.names[i])
             raise ValueError(f"{self.names[i]} is not the memory it was: call bind(params)")
-        if writable and not cnp.PyArray_ISWRITEABLE(a):
+        if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(a):
             raise ValueError(f"{self.gradient_names[i]} is read-only: zero_grads=True cannot zero it")
         f.g = <const char *>cnp.PyArray_DATA(a)
-        if not cnp.PyArray_ISALIGNED(a) or not (
-                cnp.PyArray_IS_F_CONTIGUOUS(a) if f.reversed else cnp.PyArray_IS_C_CONTIGUOUS(a)):
-            f.order = <PyObject *>a
+        if (cnp.PyArray_FLAGS(a) & f.wanted) != f.wanted:
+            f.order = <RawArray *>a
             self.check_apart(i, a)
         elif f.g != f.cleared:
             self.check_apart(i, a)
             f.cleared = f.g
-        self.held[i] = a
+        f.held = <PyObject *>a
+        Py_INCREF(a)
         f.active = True
         return 0
 
@@ -695,7 +861,7 @@ cdef class Plan:
         extents = []
         for i in range(self.n_leaves):
             if self.leaves[i].active and self.leaves[i].n > 0:
-                extent(self.held[i], &begin, &end)
+                extent(<cnp.ndarray>self.leaves[i].held, &begin, &end)
                 extents.append((begin, end, i))
         extents.sort()
         for one, other in zip(extents, extents[1:]):
@@ -705,20 +871,23 @@ cdef class Plan:
                                  f"{self.gradient_names[first]}: zero_grads=True needs gradients apart")
         return 0
 
-    def release(self):
+    cdef void release(self) noexcept:
         """Let go of the step's gradients."""
         cdef Py_ssize_t i
+        cdef PyObject *held
         for i in range(self.n_leaves):
-            self.held[i] = None
+            held = self.leaves[i].held
+            self.leaves[i].held = NULL
+            Py_XDECREF(held)
 
-    @property
-    def gradients(self):
-        """The step's gradients as arrays, None where a leaf has none."""
-        return list(self.held)
+    def gradient(self, Py_ssize_t leaf):
+        """Return the array that is a leaf's gradient in this step, or None."""
+        return <object>self.leaves[leaf].held if self.leaves[leaf].held != NULL else None
 
     cdef void lay_out(self) noexcept:
         """Number the chunks of the active leaves."""
         cdef Py_ssize_t i
+        self.complete = False
         self.chunks = self.elements = 0
         for i in range(self.n_leaves):
             self.leaves[i].first = self.chunks
@@ -745,83 +914,153 @@ cdef class Plan:
                 b.slot[i] = self.slots.index(letter)
         return 0
 
-    def bind(self, int group, str rule, str kind):
-        """Let a group be updated by a rule, with one kind of weight decay."""
-        self.resolve(&self.bindings[group], rule, DECAY_KINDS[kind])
+    def settle(self, int group, Terms terms, tuple slots):
+        """Update a group on these terms from now on; `slots` is the state it needs."""
+        self.resolve(&self.bindings[group], terms.rule, DECAY_KINDS[terms.kind])
+        self.allocate(group, slots)
+        self.terms[group] = terms
 
-    def begin(self):
-        """Forget the coefficients of the step before."""
+    cdef int set_coefficients(self, object owner, double scale) except -1:
+        """Give every active leaf the coefficients of its group for its number of updates."""
+        cdef int group, coef = 0
+        cdef int64_t count
+        cdef Py_ssize_t i
+        cdef Leaf *f
+        cdef Terms terms
+        cdef double lr
         self.n_coefs = 0
+        for group in range(self.n_groups):
+            terms = self.terms[group]
+            lr = terms.lr if terms.schedule is None else owner._scheduled(terms.schedule, self.steps)
+            counts = []  # different ones among the group's leaves, one coefficient set each
+            count = -1
+            for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
+                f = &self.leaves[i]
+                if not f.active:
+                    continue
+                if f.count != count:
+                    count = f.count
+                    if count in counts:
+                        coef = self.n_coefs - len(counts) + counts.index(count)
+                    else:
+                        counts.append(count)
+                        coef = self.add_coefficients(terms, lr, count + 1, scale)
+                f.coef = coef
+        return 0
 
-    def counts_of(self, int group):
-        """Return the different update counts among a group's active leaves."""
-        cdef Py_ssize_t i
-        cdef int64_t last = -1
-        found = []
-        for i in range(self.n_leaves):
-            if self.leaves[i].active and self.leaves[i].group == group and self.leaves[i].count != last:
-                last = self.leaves[i].count
-                if last not in found:
-                    found.append(last)
-        return found
+    cdef int add_coefficients(self, Terms terms, double lr, int64_t t, double scale) except -1:
+        """Fold one group's hyper-parameters for step t; return the place of the result."""
+        cdef fo_coef *c = self.new_coef()
+        cdef int i
+        cdef dict scalars = terms.scalars(terms.values, lr, t)
+        c.scale = scale * terms.sign
+        c.decay = terms.decay * lr if terms.decoupled else terms.decay
+        for i in range(len(terms.names)):
+            c.c[i] = scalars[terms.names[i]]
+        return self.n_coefs - 1
 
-    def set_coefficients(self, int group, int64_t count, double scale, double decay, tuple scalars):
-        """Update the active leaves of a group that have had count updates with these coefficients."""
-        cdef Py_ssize_t i
+    cdef fo_coef *new_coef(self) except NULL:
         cdef fo_coef *grown
-        cdef fo_coef *c
         if self.n_coefs == self.room_coefs:
             grown = <fo_coef *>realloc(self.coefs, (2 * self.room_coefs + 4) * sizeof(fo_coef))
             if grown == NULL:
                 raise MemoryError
             self.coefs = grown
             self.room_coefs = 2 * self.room_coefs + 4
-        c = &self.coefs[self.n_coefs]
-        c.scale, c.decay = scale, decay
-        for i in range(len(scalars)):
-            c.c[i] = scalars[i]
-        for i in range(self.n_leaves):
-            if self.leaves[i].active and self.leaves[i].group == group and self.leaves[i].count == count:
-                self.leaves[i].coef = self.n_coefs
         self.n_coefs += 1
+        return &self.coefs[self.n_coefs - 1]
+
+    def coefficients(self, Py_ssize_t leaf):
+        """Return a leaf's gradient factor, decay and scalars by name in this step."""
+        cdef fo_coef *c = &self.coefs[self.leaves[leaf].coef]
+        cdef Terms terms = self.terms[self.leaves[leaf].group]
+        return c.scale, c.decay, {name: c.c[i] for i, name in enumerate(terms.names)}
+
+    # -- the step --
+
+    def step(self, object owner, object grads, object loss_scale, bint by_reference):
+        """Update all parameters by their gradients; False if the owner had the step skipped.
+
+        The owner, an `Optimizer`, is asked: ``_settle(group)`` where a live group changed, ``_scheduled`` for a
+        learning rate that is a schedule, ``_screened(scale)`` what the gradients are to be multiplied by, if they
+        must be looked at first, and ``_update_by_reference()`` to do the arithmetic in its own way.
+        """
+        cdef int group
+        cdef double scale
+        self.lock.acquire()
+        try:
+            if self.away is not None:
+                raise RuntimeError(self.away)
+            groups = owner.param_groups
+            for group in range(self.n_groups):
+                if self.terms[group] is None or not (<Terms>self.terms[group]).hold(groups[group]):
+                    owner._settle(group)
+            scale = 1.0 if loss_scale is None else owner._unscaling(loss_scale)
+            try:
+                self.load(grads)
+                if self.screened:
+                    screened = owner._screened(scale)
+                    if screened is None:
+                        self.skipped += 1
+                        return False
+                    scale = screened
+                self.set_coefficients(owner, scale)
+                if by_reference:
+                    owner._update_by_reference()
+                else:
+                    self.update()
+                self.count()
+            finally:
+                self.release()
+        finally:
+            PyThread_release_lock(self.lock.lock)
+        return True
+
+    cdef void count(self) noexcept:
+        cdef Py_ssize_t i
+        self.steps += 1
+        for i in range(self.n_leaves):
+            self.leaves[i].count += self.leaves[i].active
 
     # -- sweeps --
 
-    def update(self, bint zero_gradients):
-        """Update all active leaves, and count it."""
+    cdef int update(self) except -1:
+        """Update all active leaves."""
         cdef Py_ssize_t i
-        self.sweep(UPDATE_AND_ZERO if zero_gradients else UPDATE)
-        for i in range(self.n_leaves):
-            if self.leaves[i].active:
-                self.leaves[i].count += 1
-                if zero_gradients and self.leaves[i].order != NULL:
-                    self.held[i][...] = 0
+        self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
+        if self.zero_gradients:
+            for i in range(self.n_leaves):
+                if self.leaves[i].active and self.leaves[i].order != NULL:
+                    (<object>self.leaves[i].held)[...] = 0
+        return 0
 
     def apply(self, str rule, list scalars):
         """Run a rule that reads no gradient on every leaf; scalars holds a tuple a group."""
         cdef Py_ssize_t i
         cdef int group
-        cdef Binding *kept = <Binding *>calloc(self.n_groups + 1, sizeof(Binding))
-        if kept == NULL:
+        cdef fo_coef *c
+        cdef Leaf *f
+        cdef Binding *kept = self.bindings
+        cdef Binding *b = <Binding *>calloc(self.n_groups + 1, sizeof(Binding))
+        if b == NULL:
             raise MemoryError
         try:
-            self.begin()
-            for i in range(self.n_leaves):
-                self.leaves[i].active = True
-                self.leaves[i].order = NULL
-                self.leaves[i].g = self.leaves[i].p
-            self.lay_out()
+            self.n_coefs = 0
             for group in range(self.n_groups):
-                self.resolve(&kept[group], rule, FO_NO_DECAY)
-                for count in self.counts_of(group):
-                    self.set_coefficients(group, count, 1.0, 0.0, scalars[group])
-            self.bindings, kept = kept, self.bindings
-            try:
-                self.sweep(UPDATE)
-            finally:
-                self.bindings, kept = kept, self.bindings
+                self.resolve(&b[group], rule, FO_NO_DECAY)
+                c = self.new_coef()
+                c.scale, c.decay = 1.0, 0.0
+                for i, value in enumerate(scalars[group]):
+                    c.c[i] = value
+            for i in range(self.n_leaves):
+                f = &self.leaves[i]
+                f.active, f.order, f.g, f.coef = True, NULL, f.p, f.group
+            self.lay_out()
+            self.bindings = b
+            self.sweep(UPDATE)
         finally:
-            free(kept)
+            self.bindings = kept
+            free(b)
 
     def sum_squares(self, double scale):
         """Return the sum of the squares of all active gradients, each first multiplied by scale."""

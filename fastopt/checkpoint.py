@@ -40,13 +40,13 @@ def _blocks(array: Array) -> Iterator[memoryview]:
     if array.size == 0:
         return
     if array.flags.c_contiguous:
-        flat = memoryview(array.reshape(-1)).cast("B")
+        flat = array.reshape(-1).data.cast("B")
         for start in range(0, len(flat), _BLOCK):
             yield flat[start : start + _BLOCK]
     else:
         rows = max(1, _BLOCK // max(1, array[0].nbytes))
         for start in range(0, len(array), rows):
-            yield memoryview(np.ascontiguousarray(array[start : start + rows]).reshape(-1)).cast("B")
+            yield np.ascontiguousarray(array[start : start + rows]).reshape(-1).data.cast("B")
 
 
 def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
@@ -182,7 +182,7 @@ class Reader:
     def _fill(self, out: Array) -> None:
         if out.size == 0:
             return
-        rest = memoryview(out.reshape(-1)).cast("B")
+        rest = out.reshape(-1).data.cast("B")
         while len(rest):
             count = self._file.readinto(rest[:_BLOCK])  # type: ignore[attr-defined]
             if not count:

@@ -10,7 +10,6 @@ import copy
 import json
 import math
 import os
-import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
@@ -31,6 +30,7 @@ Hyper = dict[str, Any]
 Spec = tuple["np.dtype[Any]", tuple[int, ...]]
 
 _FORMAT = 1  # of checkpoints and state dicts
+_UNBOUND = "this optimizer is a copy without parameters: call bind(params) first"
 
 
 class Options(TypedDict, total=False):
@@ -39,17 +39,6 @@ class Options(TypedDict, total=False):
     nonfinite: str
     zero_grads: bool
     clip_norm: float | None
-
-
-class _Settled:
-    """A group's hyper-parameters as last checked, and what follows from them."""
-
-    def __init__(self, source: Hyper, values: Hyper, rule: str, kind: str, scalars: tuple[str, ...]) -> None:
-        self.source = source  # a copy of the live dict
-        self.values = values
-        self.rule = rule
-        self.kind = kind  # of weight decay: none, coupled, decoupled
-        self.scalars = scalars  # names, in the rule's order
 
 
 class Optimizer:
@@ -128,20 +117,21 @@ class Optimizer:
         tree = Tree(params)
         given = params if tree.grouped else [{"params": params}]
         self.param_groups: list[Hyper] = [{**defaults, **group} for group in given]
-        self._steps = 0
-        self._skipped = 0
-        self._lock = threading.Lock()
+        self._lock = _engine.Lock()
         self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
-        self._begin(tree, _plan_of(tree, self.slots))
+        self._begin(tree, self._plan_of(tree))
+
+    def _plan_of(self, tree: Tree) -> _engine.Plan:
+        screened = self._nonfinite != "propagate" or self._clip_norm is not None
+        return _engine.Plan(tree, tuple(self.slots), self._lock, self._zero_grads, screened)
 
     def _begin(self, tree: Tree, plan: _engine.Plan) -> None:
         """Take in the parameters: ready to step after this."""
         self._tree = tree
-        self._plan = plan
-        self._away: str | None = None  # why step() must refuse, if it must
         self._params = [group["params"] for group in self.param_groups]
-        self._settled: list[_Settled | None] = [None] * len(self.param_groups)
-        self._settle()
+        self._plan: _engine.Plan | None = plan
+        for index in range(len(self.param_groups)):
+            self._settle(index)
         _living.add(self)
 
     @classmethod
@@ -152,30 +142,22 @@ class Optimizer:
             raise ValueError(f"{shown}: {cls.__name__} has no hyper-parameter {name!r}; it has {known}")
         return check
 
-    def _settle(self) -> list[_Settled]:
-        """Check what changed in the live groups since the last step, and give them the state they need."""
-        settled: list[_Settled] = []
-        for index, group in enumerate(self.param_groups):
-            known = self._settled[index]
-            if group.get("params") is not self._params[index]:
-                raise ValueError(
-                    f"param_groups[{index}]['params'] was replaced: a group's parameters are fixed; use bind(params)"
-                )
-            if known is None or known.source != group:
-                known = self._check_group(index, group)
-                self._plan.bind(index, known.rule, known.kind)
-                self._plan.allocate(index, _engine.rules()[known.rule][0] + self._extra_slots())
-                self._settled[index] = known
-            settled.append(known)
-        return settled
+    def _settle(self, index: int) -> None:
+        """Check a live group that changed, and give it the state it needs."""
+        terms = self._check_group(index, self.param_groups[index])
+        self._bound().settle(index, terms, self._slots_of(terms.rule))
 
     @classmethod
-    def _extra_slots(cls) -> tuple[str, ...]:
-        """State that the class needs besides what its rule lists."""
-        return ()
+    def _slots_of(cls, rule: str) -> tuple[str, ...]:
+        """Return the state a parameter needs under this rule."""
+        return _engine.rules()[rule][0]
 
-    def _check_group(self, index: int, group: Hyper) -> _Settled:
+    def _check_group(self, index: int, group: Hyper) -> _engine.Terms:
         """Check one group's hyper-parameters, and leave them in it in their normal form."""
+        if group.get("params") is not self._params[index]:
+            raise ValueError(
+                f"param_groups[{index}]['params'] was replaced: a group's parameters are fixed; use bind(params)"
+            )
         where = f"params[{index}]" if self._tree.grouped else ""
         values = {}
         for name, value in group.items():
@@ -187,14 +169,13 @@ class Optimizer:
                 raise ValueError(f"param_groups[{index}] lacks {name!r}")
         self.check_together(values)
         group.update(values)
-        rule = self.rule(values)
         decays = values["weight_decay"] > 0
         kind = "none" if not decays else "decoupled" if values["decoupled"] else "coupled"
-        return _Settled(dict(group), values, rule, kind, _engine.rules()[rule][1])
+        return _engine.Terms(group, values, self.rule(values), kind, self.scalars)
 
     # ---- stepping ----
 
-    def step(self, grads: Any, *, loss_scale: float = 1.0) -> bool:
+    def step(self, grads: Any, *, loss_scale: float | None = None) -> bool:
         """Update the parameters in place by their gradients.
 
         Parameters
@@ -203,7 +184,7 @@ class Optimizer:
             Gradients in the structure of the parameters; with groups, a list with one entry a group. None leaves a
             parameter out. Anything NumPy can view without a copy is a gradient; none is written, except by
             ``zero_grads=True``.
-        loss_scale : float
+        loss_scale : float, optional
             What the loss was multiplied by: gradients are divided by it.
 
         Returns
@@ -220,9 +201,12 @@ class Optimizer:
         RuntimeError
             If the optimizer was copied or unpickled and not bound, or is looking ahead.
         """
-        return self._step(grads, loss_scale, self._update)
+        plan = self._plan
+        if plan is None:
+            raise RuntimeError(_UNBOUND)
+        return plan.step(self, grads, loss_scale, False)
 
-    def reference_step(self, grads: Any, *, loss_scale: float = 1.0) -> bool:
+    def reference_step(self, grads: Any, *, loss_scale: float | None = None) -> bool:
         """Do what `step` does, with the same bits, in plain NumPy: the readable specification, and the slow way.
 
         Parameters
@@ -235,108 +219,84 @@ class Optimizer:
         bool
             As for `step`.
         """
-        return self._step(grads, loss_scale, self._update_by_reference)
+        return self._bound().step(self, grads, loss_scale, True)
 
-    def _step(self, grads: Any, loss_scale: float, update: Callable[[list[_Settled], float], None]) -> bool:
-        with self._lock:
-            self._check_ready()
-            settled = self._settle()
-            scale = 1.0 if loss_scale == 1.0 else 1.0 / hyper.positive("loss_scale", loss_scale)
-            self._plan.load(self._tree.take_apart(grads), self._zero_grads)
-            try:
-                if self._nonfinite != "propagate" and not self._all_finite():
-                    self._skipped += 1
-                    return False
-                if self._clip_norm is not None:
-                    scale *= self._clipping(scale)
-                update(settled, scale)
-                self._steps += 1
-            finally:
-                self._plan.release()
-        return True
+    def _bound(self) -> _engine.Plan:
+        if self._plan is None:
+            raise RuntimeError(_UNBOUND)
+        return self._plan
 
-    def _check_ready(self) -> None:
-        if self._away is not None:
-            raise RuntimeError(self._away)
+    def _ready(self) -> _engine.Plan:
+        plan = self._bound()
+        if plan.away is not None:
+            raise RuntimeError(plan.away)
+        return plan
 
-    def _check_bound(self) -> None:
-        if self._captured is not None:
-            raise RuntimeError(self._away)
+    # What the engine asks in the course of a step:
+
+    @staticmethod
+    def _scheduled(schedule: Callable[[int], Any], steps: int) -> float:
+        return hyper.nonnegative(f"lr schedule {schedule!r} after {steps} steps", schedule(steps))
+
+    @staticmethod
+    def _unscaling(loss_scale: Any) -> float:
+        return 1.0 / hyper.positive("loss_scale", loss_scale)
+
+    def _screened(self, scale: float) -> float | None:
+        """Return what the gradients are to be multiplied by, None to skip the step."""
+        if self._nonfinite != "propagate" and not self._all_finite():
+            return None
+        if self._clip_norm is not None:
+            scale *= self._clipping(self._clip_norm, scale)
+        return scale
 
     def _all_finite(self) -> bool:
-        bad = self._plan.find_nonfinite()
-        if bad is None:
-            return True
-        if self._nonfinite == "raise":
+        plan = self._bound()
+        bad = plan.find_nonfinite()
+        if bad is not None and self._nonfinite == "raise":
             leaf, index = bad
-            gradient = self._plan.gradients[leaf]
-            assert gradient is not None
             place = f"[{', '.join(map(str, index))}]" if index else ""
-            raise FloatingPointError(
-                f"{self._plan.gradient_names[leaf]}{place} is {gradient[index]}: nothing was written"
-            )
-        return False
+            value = plan.gradient(leaf)[index]
+            raise FloatingPointError(f"{plan.gradient_names[leaf]}{place} is {value}: nothing was written")
+        return bad is None
 
-    def _clipping(self, scale: float) -> float:
+    def _clipping(self, clip_norm: float, scale: float) -> float:
         """Return the factor that brings the norm of all gradients, times `scale`, down to `clip_norm`."""
-        assert self._clip_norm is not None
-        total, unit = self._plan.sum_squares(1.0), 1.0
+        plan = self._bound()
+        total, unit = plan.sum_squares(1.0), 1.0
         if total == math.inf:  # finite float64 gradients can have squares that are not
             unit = 2.0**-600
-            total = self._plan.sum_squares(unit)
+            total = plan.sum_squares(unit)
         elif total < 2.0**-900:  # or that vanish
             unit = 2.0**600
-            total = self._plan.sum_squares(unit)
+            total = plan.sum_squares(unit)
         norm = math.sqrt(total) / unit * scale
-        return self._clip_norm / norm if norm > self._clip_norm else 1.0
+        return clip_norm / norm if norm > clip_norm else 1.0
 
-    def _coefficients(self, settled: list[_Settled], scale: float) -> list[tuple[int, int, float, float, Hyper]]:
-        """Return (group, update count, gradient factor, decay, scalars) for each count among the active leaves."""
-        found = []
-        for index, group in enumerate(settled):
-            h = group.values
-            lr = h["lr"]
-            if callable(lr):
-                lr = hyper.nonnegative(f"lr schedule {lr!r} at step {self._steps}", lr(self._steps))
-            factor = -scale if h["maximize"] else scale
-            decay = h["weight_decay"] * (lr if h["decoupled"] else 1.0)
-            for count in self._plan.counts_of(index):
-                found.append((index, count, factor, decay, self.scalars(h, lr, count + 1)))
-        return found
-
-    def _update(self, settled: list[_Settled], scale: float) -> None:
-        self._plan.begin()
-        for index, count, factor, decay, scalars in self._coefficients(settled, scale):
-            names = settled[index].scalars
-            self._plan.set_coefficients(index, count, factor, decay, tuple([scalars[name] for name in names]))
-        self._plan.update(self._zero_grads)
-
-    def _update_by_reference(self, settled: list[_Settled], scale: float) -> None:
-        coefficients = {(index, count): rest for index, count, *rest in self._coefficients(settled, scale)}
-        counts = self._plan.counts
+    def _update_by_reference(self) -> None:
+        """Do the engine's arithmetic in NumPy, from the engine's coefficients."""
+        plan = self._bound()
         with _engine.kernel_mode(), np.errstate(all="ignore"):
-            for leaf, gradient in enumerate(self._plan.gradients):
+            for leaf, array in enumerate(plan.arrays):
+                gradient = plan.gradient(leaf)
                 if gradient is None:
                     continue
-                group = settled[self._tree.groups[leaf]]
-                factor, decay, scalars = coefficients[self._tree.groups[leaf], counts[leaf]]
-                array = self._plan.arrays[leaf]
+                factor, decay, scalars = plan.coefficients(leaf)
+                terms = plan.terms[self._tree.groups[leaf]]
                 order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
                 real = array.dtype.type
                 p = array.reshape(-1, order=order)
                 g = real(factor) * gradient.reshape(-1, order=order)
-                if group.kind == "coupled":
+                if terms.kind == "coupled":
                     g = g + real(decay) * p
-                s = {name: state.reshape(-1, order=order) for name, state in self._plan.states[leaf].items()}
+                s = {slot: state.reshape(-1, order=order) for slot, state in plan.states[leaf].items()}
                 c = {name: real(value) for name, value in scalars.items()}
-                u = self.reference(group.rule, g, s, c)
-                if group.kind == "decoupled":
+                u = self.reference(terms.rule, g, s, c)
+                if terms.kind == "decoupled":
                     u = real(decay) * p + u
                 p -= u
-                counts[leaf] += 1
                 if self._zero_grads:
                     gradient[...] = 0
-        self._plan.counts = counts
 
     # ---- what is known of it ----
 
@@ -355,26 +315,25 @@ class Optimizer:
     @property
     def steps(self) -> int:
         """Steps applied so far: what schedules are called with."""
-        return self._steps
+        return self._captured["steps"][0] if self._captured else self._bound().steps
 
     @property
     def skipped(self) -> int:
         """Steps skipped because of an Inf or NaN."""
-        return self._skipped
+        return self._captured["steps"][1] if self._captured else self._bound().skipped
 
     @property
     def step_counts(self) -> dict[str, int]:
         """Updates each parameter has had, by its name."""
-        self._check_bound()
-        return dict(zip(self._tree.names, self._plan.counts, strict=True))
+        return dict(zip(self._tree.names, self._bound().counts, strict=True))
 
     @property
     def state(self) -> dict[str, dict[str, Array]]:
         """Each parameter's state arrays, by its name and theirs: the arrays themselves, not copies."""
-        self._check_bound()
+        plan = self._bound()
         return {
             name: {self.slots[slot]: array for slot, array in arrays.items()}
-            for name, arrays in zip(self._tree.names, self._plan.states, strict=True)
+            for name, arrays in zip(plan.names, plan.states, strict=True)
         }
 
     def __repr__(self) -> str:
@@ -398,8 +357,8 @@ class Optimizer:
         return {
             "format": _FORMAT,
             "optimizer": type(self).__name__,
-            "steps": self._steps,
-            "skipped": self._skipped,
+            "steps": self.steps,
+            "skipped": self.skipped,
             "param_groups": groups,
         }
 
@@ -414,7 +373,7 @@ class Optimizer:
             ``"optimizer"`` and ``"format"``.
         """
         with self._lock:
-            self._check_ready()
+            self._ready()
             counts = self.step_counts
             state: dict[str, dict[str, Any]] = {
                 name: {"step": counts[name], **{slot: array.copy(order="K") for slot, array in arrays.items()}}
@@ -452,7 +411,7 @@ class Optimizer:
                     raise TypeError(f"state_dict['state'][{name!r}][{key!r}] is {shown}: wanted an array")
         specs = {key: (array.dtype, array.shape) for key, array in arrays.items()}
         with self._lock:
-            self._check_ready()
+            self._ready()
             self._restore(state_dict, counts, specs, lambda key, out: np.copyto(out, arrays[key]))
 
     def save(
@@ -484,9 +443,9 @@ class Optimizer:
             if key.startswith("fastopt."):
                 raise ValueError(f"metadata[{key!r}]: names that start with 'fastopt.' are fastopt's own")
         with self._lock:
-            self._check_ready()
+            plan = self._ready()
             arrays: dict[str, Array] = {}
-            for name, array, state in zip(self._tree.names, self._plan.arrays, self._plan.states, strict=True):
+            for name, array, state in zip(plan.names, plan.arrays, plan.states, strict=True):
                 if params:
                     arrays[name] = array
                 arrays.update({f"{name}.{self.slots[slot]}": values for slot, values in state.items()})
@@ -512,20 +471,20 @@ class Optimizer:
             If it is truncated, altered or does not fit; the message says why. Nothing has been changed then.
         """
         with checkpoint.Reader(path) as reader, self._lock:
-            self._check_ready()
+            plan = self._ready()
             try:
                 header = json.loads(reader.metadata["fastopt.optimizer"])
                 counts = header.pop("counts")
             except (KeyError, ValueError):
                 raise ValueError(f"{path} was not written by an optimizer's save()") from None
             specs = dict(reader.specs)
-            present = {name: specs.pop(name, None) for name in self._tree.names}
+            present = {name: specs.pop(name, None) for name in plan.names}
             if params:
-                for name, array in zip(self._tree.names, self._plan.arrays, strict=True):
+                for name, array in zip(plan.names, plan.arrays, strict=True):
                     _check_fit(name, present[name], array)
             self._restore(header, counts, specs, reader.read)
             if params:
-                for name, array in zip(self._tree.names, self._plan.arrays, strict=True):
+                for name, array in zip(plan.names, plan.arrays, strict=True):
                     reader.read(name, array)
 
     def _restore(
@@ -561,14 +520,15 @@ class Optimizer:
                         f"param_groups[{index}] was saved with a schedule as lr: give it one before loading"
                     )
             wanted.append(group)
-        needed = [_engine.rules()[self._check_group(i, g).rule][0] + self._extra_slots() for i, g in enumerate(wanted)]
+        plan = self._bound()
+        needed = [self._slots_of(self._check_group(index, group).rule) for index, group in enumerate(wanted)]
         fills: list[tuple[int, str, str | None]] = []  # leaf, slot, key
         unknown = set(specs)
-        for leaf, name in enumerate(self._tree.names):
+        for leaf, name in enumerate(plan.names):
             for slot, public in self.slots.items():
                 key = f"{name}.{public}"
                 if key in specs:
-                    _check_fit(key, specs[key], self._plan.arrays[leaf])
+                    _check_fit(key, specs[key], plan.arrays[leaf])
                     unknown.discard(key)
                     fills.append((leaf, slot, key))
                 elif slot in needed[self._tree.groups[leaf]]:
@@ -578,19 +538,20 @@ class Optimizer:
         if unknown:
             raise ValueError(f"the snapshot has {min(unknown)}, which this optimizer has not")
 
-        for leaf, slot, key in fills:
-            if key is not None:
-                self._plan.allocate(self._tree.groups[leaf], (slot,))
-        for leaf, slot, key in fills:
-            array = self._plan.states[leaf].get(slot)
-            if key is not None and array is not None:
-                read(key, array)
+        # It is sound: take it over.
+        for leaf, slot, source in fills:
+            if source is not None:
+                plan.allocate(self._tree.groups[leaf], (slot,))
+        for leaf, slot, source in fills:
+            array = plan.states[leaf].get(slot)
+            if array is not None and source is not None:
+                read(source, array)
             elif array is not None:
                 array[...] = 0
-        for mine_group, group in zip(self.param_groups, wanted, strict=True):
-            mine_group.update(group)
-        self._plan.counts = [counts[name] for name in self._tree.names]
-        self._steps, self._skipped = header["steps"], header["skipped"]
+        for group, values in zip(self.param_groups, wanted, strict=True):
+            group.update(values)
+        plan.counts = [counts[name] for name in plan.names]
+        plan.steps, plan.skipped = header["steps"], header["skipped"]
 
     # ---- copies ----
 
@@ -600,11 +561,10 @@ class Optimizer:
 
     def __setstate__(self, captured: dict[str, Any]) -> None:
         self._captured = captured
+        self._plan = None
+        self._lock = _engine.Lock()
         self.param_groups = captured["groups"]
         self._nonfinite, self._zero_grads, self._clip_norm = captured["options"]
-        self._steps, self._skipped = captured["steps"]
-        self._lock = threading.Lock()
-        self._away = "this optimizer is a copy without parameters: call bind(params) first"
 
     def __copy__(self) -> Self:
         return copy.deepcopy(self)
@@ -613,15 +573,15 @@ class Optimizer:
         """Everything but the parameters; the state is not copied."""
         if self._captured is not None:
             return self._captured
-        self._check_ready()
+        plan = self._ready()
         return {
             "groups": [{**group, "params": None} for group in self.param_groups],
             "options": (self._nonfinite, self._zero_grads, self._clip_norm),
-            "steps": (self._steps, self._skipped),
+            "steps": (plan.steps, plan.skipped),
             "structure": self._tree.structure,
-            "specs": [(array.dtype, array.shape) for array in self._plan.arrays],
-            "states": self._plan.states,
-            "counts": self._plan.counts,
+            "specs": [(array.dtype, array.shape) for array in plan.arrays],
+            "states": plan.states,
+            "counts": plan.counts,
         }
 
     def bind(self, params: Any) -> Self:
@@ -647,7 +607,7 @@ class Optimizer:
             captured = self._capture()
             if tree.structure != captured["structure"]:
                 raise ValueError("params has another structure than the parameters this optimizer was made with")
-            plan = _plan_of(tree, self.slots)
+            plan = self._plan_of(tree)
             for name, array, spec in zip(tree.names, plan.arrays, captured["specs"], strict=True):
                 if (array.dtype, array.shape) != spec:
                     dtype, shape = spec
@@ -657,16 +617,13 @@ class Optimizer:
                 for slot, array in state.items():
                     plan.states[leaf][slot][...] = array
             plan.counts = captured["counts"]
+            plan.steps, plan.skipped = captured["steps"]
             trees = [group["params"] for group in params] if tree.grouped else [params]
             for group, part in zip(self.param_groups, trees, strict=True):
                 group["params"] = part
             self._begin(tree, plan)
             self._captured = None
         return self
-
-
-def _plan_of(tree: Tree, slots: Mapping[str, str]) -> _engine.Plan:
-    return _engine.Plan(tree.leaves, tree.names, tree.gradient_names, tree.groups, tuple(slots))
 
 
 def _check_count(name: str, value: Any) -> None:
@@ -688,7 +645,7 @@ _living: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 def _renew_locks() -> None:
     """In a forked child: a lock held by a thread of the parent would never be released."""
     for optimizer in _living:
-        optimizer._lock = threading.Lock()
+        optimizer._lock.renew()
 
 
 if hasattr(os, "register_at_fork"):

@@ -6,7 +6,7 @@ What an array is, it leaves to the engine: here a leaf is whatever is not a list
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 __all__ = ["Tree"]
@@ -83,7 +83,9 @@ class Tree:
     leaves : list
         The leaves, in order.
     groups : list of int
-        The group of each leaf.
+        The group of each leaf, from 0 to ``n_groups - 1``.
+    single, flat : bool
+        Whether the tree is one array, or a flat list of arrays.
     """
 
     def __init__(self, params: Any) -> None:
@@ -106,16 +108,17 @@ class Tree:
                 self.leaves.append(leaf)
                 self.groups.append(index)
         self._shape = tuple(map(_shape_of, trees)) if self.grouped else _shape_of(params)
+        self.n_groups = len(trees)
         # One array, or a flat list of them, need not be taken apart.
-        self._single = self._shape is _LEAF
-        self._flat = isinstance(self._shape, tuple) and all(part is _LEAF for part in self._shape)
+        self.single = self._shape is _LEAF
+        self.flat = isinstance(self._shape, tuple) and all(part is _LEAF for part in self._shape)
 
     @property
     def structure(self) -> Any:
         """What two trees have in common where one can stand for the other."""
         return self.grouped, self._shape
 
-    def take_apart(self, grads: Any) -> Sequence[Any]:
+    def take_apart(self, grads: Any) -> list[Any]:
         """Return the leaves of `grads` in the order of the parameters.
 
         Raises
@@ -123,11 +126,6 @@ class Tree:
         ValueError
             If `grads` has another structure than the parameters.
         """
-        kind = type(grads)
-        if self._single and kind not in (list, tuple, dict):
-            return (grads,)
-        if self._flat and (kind is list or kind is tuple) and len(grads) == len(self._shape):
-            return grads  # type: ignore[no-any-return]  # a container among the leaves is refused as no array
         found: list[Any] = []
         _take_apart(grads, self._shape, "grads", found)
         return found

@@ -9,17 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import hyper
+from .._engine import one_minus_power
 from ..optimizer import Array, Hyper, Optimizer, Options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = ["Adam", "AdamW"]
-
-
-def _bias(beta: float, t: int) -> float:
-    """Return 1 - beta**t, to the last bits also where beta**t is close to 1."""
-    return -math.expm1(t * math.log(beta)) if beta else 1.0
 
 
 class Adam(Optimizer):
@@ -115,9 +111,9 @@ class Adam(Optimizer):
     def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
         """Fold the bias corrections: both sides of the fraction are multiplied by the root of v's."""
         beta1, beta2 = h["betas"]
-        root = math.sqrt(_bias(beta2, t))
+        root = math.sqrt(one_minus_power(beta2, t))
         return {
-            "alpha": lr * root / _bias(beta1, t),
+            "alpha": lr * root / one_minus_power(beta1, t),
             "beta1": beta1,
             "rest1": 1.0 - beta1,
             "beta2": beta2,

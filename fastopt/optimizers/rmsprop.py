@@ -113,7 +113,7 @@ class RMSprop(Optimizer):
     @classmethod
     def rule(cls, h: Hyper) -> str:
         """Name the loop that has just the state these options need."""
-        return "rmsprop" + "_centered" * h["centered"] + "_momentum" * (h["momentum"] > 0)
+        return f"rmsprop{'_centered' if h['centered'] else ''}{'_momentum' if h['momentum'] else ''}"
 
     @classmethod
     def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:

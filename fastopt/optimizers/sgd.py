@@ -221,8 +221,8 @@ class NAG(Optimizer):
         return "momentum"
 
     @classmethod
-    def _extra_slots(cls) -> tuple[str, ...]:
-        return ("saved",)
+    def _slots_of(cls, rule: str) -> tuple[str, ...]:
+        return (*super()._slots_of(rule), "saved")
 
     @classmethod
     def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
@@ -241,12 +241,14 @@ class NAG(Optimizer):
             If the optimizer is looking ahead already, or not bound.
         """
         with self._lock:
-            self._check_ready()
-            self._plan.apply("lookahead", [(group.values["momentum"],) for group in self._settle()])
-            self._away = "the optimizer is looking ahead: leave the `with opt.lookahead():` block first"
+            plan = self._ready()
+            for index in range(len(self.param_groups)):
+                self._settle(index)
+            plan.apply("lookahead", [(terms.values["momentum"],) for terms in plan.terms])
+            plan.away = "the optimizer is looking ahead: leave the `with opt.lookahead():` block first"
         try:
             yield
         finally:
             with self._lock:
-                self._plan.apply("restore", [()] * len(self.param_groups))
-                self._away = None
+                plan.apply("restore", [()] * len(self.param_groups))
+                plan.away = None
