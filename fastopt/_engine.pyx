@@ -5,9 +5,10 @@ a. This is the only compiled module, and the only place that knows threads. It k
    is in src_c/, which rule to run with which coefficients is the caller's business.
 b. `Plan` holds the memory of one optimizer: a `Leaf` for each parameter with the addresses of its parameter, gradient
    and state. All leaves of all groups lie end to end in one sequence of chunks of CHUNK elements.
-c. A `sweep` carries one operation over all chunks in one parallel region. Each worker takes one contiguous stretch of
-   the sequence, the same one in every step, so memory stays near the core that first wrote it. Small sweeps run
-   serially in the calling thread.
+c. A `sweep` carries one operation over all chunks in one parallel region. Each worker has one contiguous stretch of
+   the sequence, the same one in every step, so memory stays near the core that first wrote it; who is done helps the
+   others, so that a worker which wakes late or loses its core costs little. Small sweeps run serially in the calling
+   thread, and between small and large the plan learns from its own timings what is faster: see `Choice`.
 d. A sum over gradients is kept for each chunk and added up in the order of chunks, so that it does not depend on who
    computed which. Inside a chunk it is taken a TILE at a time, the unit in which gradients that lie in memory in
    another order than their parameter are brought into order.
@@ -17,7 +18,8 @@ e. Every check comes before the first write.
 cimport cython
 from cpython.dict cimport PyDict_Next
 from cpython.pythread cimport (
-    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_release_lock, PyThread_type_lock)
+    PyThread_acquire_lock, PyThread_allocate_lock, PyThread_free_lock, PyThread_get_thread_ident,
+    PyThread_release_lock, PyThread_type_lock)
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cython.parallel cimport prange
 from libc.stdint cimport int64_t, uintptr_t
@@ -84,6 +86,27 @@ cdef extern from *:
     #else
     #define FO_OPENMP 0
     #endif
+    #ifdef _WIN32
+    #error fastopt needs a POSIX system
+    #endif
+    #include <time.h>
+    /* Monotonic time in ns. */
+    static inline double fo_now(void)
+    {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
+    }
+    /* The next of a queue that several threads take from. */
+    static inline Py_ssize_t fo_take(Py_ssize_t *next)
+    {
+        return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
+    }
+    static inline void fo_prefetch(const char *begin, const char *end)
+    {
+        for (; begin < end; begin += 64)
+            __builtin_prefetch(begin);
+    }
     #if defined __clang__
     #define FO_COMPILER "clang " __clang_version__
     #else
@@ -92,12 +115,18 @@ cdef extern from *:
     """
     const int FO_OPENMP
     const char *FO_COMPILER
+    double fo_now() noexcept nogil
+    Py_ssize_t fo_take(Py_ssize_t *next) noexcept nogil
+    void fo_prefetch(const char *begin, const char *end) noexcept nogil
 
 cdef enum:
     CHUNK_ELEMENTS = 4096
     TILE = 1024
-    # Fewer elements than this run serially: two threads gain nothing on less (bench/, threads scaling).
-    SERIAL_ELEMENTS = 32768
+    ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
+    PARALLEL_FROM = 1 << 22     # elements: two threads lose nothing even if they must be woken
+    PREFETCH_FROM = 1 << 25     # bytes: what does not stay in a cache between two steps
+    PREFETCH_TILE = 512         # elements
+    GAPS = 4                    # classes of the time since the last parallel region
 
 CHUNK = CHUNK_ELEMENTS
 OPENMP = FO_OPENMP != 0
@@ -109,6 +138,7 @@ DECAY_KINDS = {"none": 0, "coupled": 1, "decoupled": 2}
 
 cdef const fo_variant *variant = NULL
 cdef int threads = 1
+cdef bint learning = True
 cdef bint forked = False
 cdef bint flush = True
 
@@ -180,6 +210,12 @@ def get_threads():
     return 1 if forked else threads
 
 
+def set_learning(bint on):
+    """Whether plans learn how many threads are worth calling; if not, all are called for whatever has as many chunks."""
+    global learning
+    learning = on
+
+
 def after_fork_in_child():
     """Run serially from now on."""
     global forked
@@ -215,9 +251,10 @@ cdef class kernel_mode:
 
 
 cdef class Lock:
-    """A lock to hold in a ``with`` statement; it need not be released in a forked child, but renewed."""
+    """A lock to hold in a ``with`` statement; in a forked child it can be renewed."""
 
     cdef PyThread_type_lock lock
+    cdef unsigned long holder
 
     def __cinit__(self):
         self.renew()
@@ -226,7 +263,8 @@ cdef class Lock:
         PyThread_free_lock(self.lock)
 
     def renew(self):
-        """Be free, whoever held the lock: its holder is a thread that a fork left behind."""
+        """Be free, whoever held the lock: its holder may be a thread that a fork left behind."""
+        self.holder = 0
         self.lock = PyThread_allocate_lock()
         if self.lock == NULL:
             raise MemoryError
@@ -235,12 +273,21 @@ cdef class Lock:
         self.acquire()
 
     def __exit__(self, *_):
-        PyThread_release_lock(self.lock)
+        self.release()
 
-    cdef void acquire(self) noexcept:
+    cdef int acquire(self) except -1:
+        cdef unsigned long me = PyThread_get_thread_ident()
         if not PyThread_acquire_lock(self.lock, 0):
+            if self.holder == me:
+                raise RuntimeError("the optimizer is in the middle of a step: a schedule must not use it")
             with nogil:
                 PyThread_acquire_lock(self.lock, 1)
+        self.holder = me
+        return 0
+
+    cdef void release(self) noexcept:
+        self.holder = 0
+        PyThread_release_lock(self.lock)
 
 
 # ---- numbers ----
@@ -410,12 +457,19 @@ cdef enum Operation:
     SUM_SQUARES
     FIND_NONFINITE
     ZERO_STATE
+    OPERATIONS
+
+cdef struct Queue:
+    Py_ssize_t next
+    Py_ssize_t stop
+    char apart[48]           # a cache line each
 
 cdef struct Sweep:
     Operation what
+    bint ahead               # fetch from memory ahead of use
+    Queue *queues            # [workers]
     Leaf *leaves
     Py_ssize_t n_leaves
-    Py_ssize_t chunks
     int workers
     const Binding *bindings  # [groups]
     const fo_coef *coefs
@@ -496,6 +550,22 @@ cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t c
     b.kernel[f.real](&x, &w.coefs[f.coef])
 
 
+cdef void run_ahead(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """`run_span` in tiles, each while the next one is being fetched."""
+    cdef const Binding *b = &w.bindings[f.group]
+    cdef Py_ssize_t bytes = PREFETCH_TILE * f.itemsize, at, limit = f.n * f.itemsize, stop
+    cdef int k
+    while start < end:
+        at = start * f.itemsize + bytes
+        stop = min(at + bytes, limit)
+        fo_prefetch(f.p + at, f.p + stop)
+        fo_prefetch(f.g + at, f.g + stop)
+        for k in range(b.n_state):
+            fo_prefetch(f.s[b.slot[k]] + at, f.s[b.slot[k]] + stop)
+        run_span(w, f, start, min(<Py_ssize_t>PREFETCH_TILE, end - start), f.g + start * f.itemsize)
+        start += PREFETCH_TILE
+
+
 cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept nogil:
     """The sweep's operation on one chunk of a leaf."""
     cdef Py_ssize_t start = chunk * CHUNK_ELEMENTS
@@ -509,7 +579,10 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept no
         return
     if f.order == NULL and (w.what == UPDATE or w.what == UPDATE_AND_ZERO):
         g = f.g + start * f.itemsize
-        run_span(w, f, start, end - start, g)
+        if w.ahead:
+            run_ahead(w, f, start, end)
+        else:
+            run_span(w, f, start, end - start, g)
         if w.what == UPDATE_AND_ZERO:
             memset(<void *>g, 0, (end - start) * f.itemsize)
         return
@@ -535,31 +608,101 @@ cdef Py_ssize_t chunks_of(const Leaf *f) noexcept nogil:
     return (f.n + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS
 
 
-cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
-    """One worker's stretch of the chunks."""
-    cdef Py_ssize_t chunk = w.chunks * worker // w.workers
-    cdef Py_ssize_t stop = w.chunks * (worker + 1) // w.workers
-    cdef Py_ssize_t low = 0, high = w.n_leaves, middle, end
-    cdef const Leaf *f
-    cdef unsigned long long mode
-    if chunk == stop:
-        return
-    while high - low > 1:  # the last leaf whose first chunk is not past ours
+cdef Py_ssize_t leaf_of(const Sweep *w, Py_ssize_t chunk) noexcept nogil:
+    """The leaf that a chunk is of: the last one whose first chunk is not past it."""
+    cdef Py_ssize_t low = 0, high = w.n_leaves, middle
+    while high - low > 1:
         middle = (low + high) // 2
         if w.leaves[middle].first <= chunk:
             low = middle
         else:
             high = middle
-    mode = fo_kernel_mode(w.flush)
-    while chunk < stop:
-        f = &w.leaves[low]
-        if f.active:
-            end = min(stop, f.first + chunks_of(f))
-            while chunk < end:
-                run_chunk(w, f, chunk - f.first)
-                chunk += 1
-        low += 1
+    return low
+
+
+cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
+    """One worker's chunks: its own, then what is left of the others'."""
+    cdef unsigned long long mode = fo_kernel_mode(w.flush)
+    cdef Queue *q
+    cdef Py_ssize_t chunk, leaf
+    cdef int k
+    for k in range(w.workers):
+        q = &w.queues[(worker + k) % w.workers]
+        leaf = -1
+        while True:
+            chunk = fo_take(&q.next)
+            if chunk >= q.stop:
+                break
+            if leaf < 0:
+                leaf = leaf_of(w, chunk)
+            while w.leaves[leaf + 1].first <= chunk:
+                leaf += 1
+            run_chunk(w, &w.leaves[leaf], chunk - w.leaves[leaf].first)
     fo_restore_mode(mode)
+
+
+cdef void run_alone(const Sweep *w) noexcept nogil:
+    """All chunks, in the calling thread."""
+    cdef unsigned long long mode = fo_kernel_mode(w.flush)
+    cdef Py_ssize_t leaf, chunk
+    cdef const Leaf *f
+    for leaf in range(w.n_leaves):
+        f = &w.leaves[leaf]
+        for chunk in range(w.leaves[leaf + 1].first - f.first):
+            run_chunk(w, f, chunk)
+    fo_restore_mode(mode)
+
+
+# ---- how many threads ----
+
+cdef struct Choice:
+    # What is known of one operation in one situation: its cost per element alone, [0], and with all workers, [1]. The
+    # cheaper one is taken, and the other tried again now and then, ever more seldom while it stays dearer. The
+    # situation is how long ago the last parallel region ended: it decides whether workers still spin or must be woken,
+    # which costs more than a small step itself (DESIGN: a wake-up some 200 us, a step over 65,536 elements 27).
+    double cost[2]
+    int tried[2]
+    int left                 # uses before the dearer way is tried again
+    int interval
+
+cdef double region_ended = 0.0  # when the last parallel region of this process did, ns
+
+
+cdef int choose(Choice *c) noexcept:
+    """0 to work alone, 1 to call the workers."""
+    if c.tried[0] < 2:
+        return 0
+    if c.tried[1] < 2:
+        return 1
+    cdef int better = c.cost[1] < c.cost[0]
+    if c.left > 0:
+        c.left -= 1
+        return better
+    return 1 - better
+
+
+cdef void learn(Choice *c, int way, double cost) noexcept:
+    """Take in what a use cost. The first use of each way only warms up."""
+    cdef int better = c.cost[1] < c.cost[0]
+    c.tried[way] += c.tried[way] < 2
+    if c.tried[way] < 2:
+        return
+    if c.cost[way] == 0:
+        c.cost[way] = cost
+        c.interval = c.left = 4
+        return
+    # Halfway to what was seen, where that is no outlier.
+    c.cost[way] += 0.5 * (min(cost, 2 * c.cost[way]) - c.cost[way])
+    if better != (c.cost[1] < c.cost[0]):
+        c.interval = c.left = 4
+    elif way != better:
+        c.interval = min(2 * c.interval, 1024)
+        c.left = c.interval
+
+
+cdef int gap_class(double gap) noexcept:
+    """Situations by the time since the last parallel region, ns."""
+    return 0 if gap < 2e5 else 1 if gap < 2e6 else 2 if gap < 2e7 else 3
 
 
 @cython.final
@@ -651,7 +794,11 @@ cdef class Plan:
     cdef Py_ssize_t room_partial
     cdef Py_ssize_t elements        # of the active leaves
     cdef Py_ssize_t chunks
+    cdef Py_ssize_t bytes           # that an update of them reads
     cdef bint complete              # all leaves are active and laid out
+    cdef Queue *queues
+    cdef int room_queues
+    cdef Choice choices[OPERATIONS][GAPS]
     cdef const fo_variant *variant
 
     def __cinit__(self, object tree, tuple slots, Lock lock, bint zero_gradients, bint screened):
@@ -701,6 +848,7 @@ cdef class Plan:
         free(self.bindings)
         free(self.coefs)
         free(self.partial)
+        free(self.queues)
 
     cdef int check_overlaps(self) except -1:
         """Raise if two parameters share memory; sort them by address for later look-ups."""
@@ -887,13 +1035,17 @@ cdef class Plan:
     cdef void lay_out(self) noexcept:
         """Number the chunks of the active leaves."""
         cdef Py_ssize_t i
+        cdef Leaf *f
         self.complete = False
-        self.chunks = self.elements = 0
+        self.chunks = self.elements = self.bytes = 0
         for i in range(self.n_leaves):
-            self.leaves[i].first = self.chunks
-            if self.leaves[i].active:
-                self.chunks += chunks_of(&self.leaves[i])
-                self.elements += self.leaves[i].n
+            f = &self.leaves[i]
+            f.first = self.chunks
+            if f.active:
+                self.chunks += chunks_of(f)
+                self.elements += f.n
+                self.bytes += f.n * f.itemsize * (2 + self.bindings[f.group].n_state)
+        self.leaves[self.n_leaves].first = self.chunks
 
     # -- rules and coefficients --
 
@@ -992,6 +1144,8 @@ cdef class Plan:
             if self.away is not None:
                 raise RuntimeError(self.away)
             groups = owner.param_groups
+            if len(groups) != self.n_groups:
+                raise ValueError(f"param_groups has {len(groups)} groups: wanted the {self.n_groups} it was made with")
             for group in range(self.n_groups):
                 if self.terms[group] is None or not (<Terms>self.terms[group]).hold(groups[group]):
                     owner._settle(group)
@@ -1013,7 +1167,7 @@ cdef class Plan:
             finally:
                 self.release()
         finally:
-            PyThread_release_lock(self.lock.lock)
+            self.lock.release()
         return True
 
     cdef void count(self) noexcept:
@@ -1097,13 +1251,16 @@ cdef class Plan:
 
     cdef int sweep(self, Operation what, int slot=0, double scale=1.0) except -1:
         """Carry one operation over all chunks, in one parallel region."""
+        global region_ended
         cdef Sweep w
-        cdef int worker
+        cdef int worker, way, workers
         cdef double *grown
+        cdef double begin
+        cdef Choice *choice
         w.what = what
+        w.ahead = self.bytes >= PREFETCH_FROM
         w.leaves = self.leaves
         w.n_leaves = self.n_leaves
-        w.chunks = self.chunks
         w.bindings = self.bindings
         w.coefs = self.coefs
         w.partial = NULL
@@ -1119,13 +1276,44 @@ cdef class Plan:
                 self.partial = grown
                 self.room_partial = self.chunks
             w.partial = self.partial
-        w.workers = 1 if forked or self.elements < SERIAL_ELEMENTS else <int>min(threads, self.chunks)
-        with nogil:
-            if w.workers == 1:
-                run_worker(&w, 0)
-            else:
+        workers = 1 if forked else <int>min(threads, self.chunks)
+        if learning:
+            workers = <int>min(workers, self.elements // ELEMENTS_PER_WORKER)
+        if workers < 2:
+            with nogil:
+                run_alone(&w)
+            return 0
+
+        begin = fo_now()
+        choice = &self.choices[<int>what][gap_class(begin - region_ended)]
+        way = 1 if not learning or self.elements >= PARALLEL_FROM else choose(choice)
+        if way == 0:
+            with nogil:
+                run_alone(&w)
+        else:
+            self.share_out(&w, workers)
+            with nogil:
                 for worker in prange(w.workers, num_threads=w.workers, schedule="static", chunksize=1):
                     run_worker(&w, worker)
+            region_ended = fo_now()
+        learn(choice, way, (fo_now() - begin) / self.elements)
+        return 0
+
+    cdef int share_out(self, Sweep *w, int workers) except -1:
+        """Give each worker its stretch of the chunks."""
+        cdef int k
+        cdef Queue *grown
+        if self.room_queues < workers:
+            grown = <Queue *>realloc(self.queues, workers * sizeof(Queue))
+            if grown == NULL:
+                raise MemoryError
+            self.queues = grown
+            self.room_queues = workers
+        for k in range(workers):
+            self.queues[k].next = self.chunks * k // workers
+            self.queues[k].stop = self.chunks * (k + 1) // workers
+        w.workers = workers
+        w.queues = self.queues
         return 0
 
 

@@ -1,0 +1,81 @@
+# make train   fit the example models with every optimizer: tables, and plots in out/
+# make test    run the tests
+# Each makes its own virtual environment .venv; PYTHON=python3.12 chooses another interpreter for it.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := cli test bench docs dev
+COMPILED := setup.py pyproject.toml $(wildcard src_c/*) fastopt/_engine.pyx
+
+.PHONY: help train test test-slow bench bench-full bench-smoke lint format docs dist sanitize clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make train | test | test-slow | bench | bench-full | lint | format | docs | dist | sanitize | clean"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# An editable install with one extra; dev holds all the others.
+$(EXTRAS:%=$(VENV)/.%): $(VENV)/.%: $(COMPILED) | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $(if $(filter dev,$*),$(EXTRAS:%=$(VENV)/.%),$@)
+
+train: $(VENV)/.cli
+	$(BIN)/fastopt train line --optimizer all --plot out/line.png --json out/line.json
+	$(BIN)/fastopt train digits --optimizer all --plot out/digits.png --json out/digits.json
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -m "not slow" --cov --cov-fail-under=95
+
+test-slow: $(VENV)/.test
+	$(BIN)/python -m pytest -m slow
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m bench
+
+bench-full: $(VENV)/.bench
+	$(BIN)/python -m bench --full
+
+bench-smoke: $(VENV)/.bench
+	$(BIN)/python -m bench --smoke
+	$(BIN)/python -m pytest bench --benchmark-disable -q
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastopt/_engine.pyx  # which runs pycodestyle from PATH
+	$(BIN)/mypy
+	FASTOPT_WERROR=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/lint --build-temp build/lint-temp
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
+
+# An sdist, a wheel from that sdist, and that wheel in an empty environment.
+dist: $(VENV)/.dev
+	rm -rf dist build/dist-venv
+	$(BIN)/python -m build --quiet
+	$(BIN)/python tests/check_dist.py dist
+	$(PYTHON) -m venv build/dist-venv
+	build/dist-venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd build && dist-venv/bin/python -c "import fastopt; fastopt.show_config()"
+
+# The suite against kernels and engine built with AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are not looked
+# for: CPython leaves its own at exit.
+SANITIZERS := address,undefined
+sanitize: $(VENV)/.test
+	rm -rf build/sanitize
+	FASTOPT_SANITIZE=$(SANITIZERS) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	    --target build/sanitize .
+	PYTHONPATH=$(CURDIR)/build/sanitize LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
+	    ASAN_OPTIONS=detect_leaks=0 FASTOPT_EXPECT_SANITIZED=1 \
+	    $(BIN)/python -m pytest -m "not slow" -p no:cacheprovider
+
+clean:
+	rm -rf build dist out docs/_build docs/api .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -f fastopt/_engine*.so
