@@ -1,0 +1,631 @@
+"""The command, by running it: what it trains, what it leaves, how it resumes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("click", reason="the command is an extra: pip install 'fastopt[cli]'")
+
+import fastopt
+from fastopt import checkpoint
+from fastopt.cli import main, models, training
+from fastopt.cli.settings import Settings, decays, learning_rate
+from fastopt.optimizers import OPTIMIZERS
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def run(*args):
+    return main([str(arg) for arg in args])
+
+
+def results(path):
+    return json.loads(Path(path).read_text())["results"]
+
+
+def table(text, name="bad.csv"):
+    Path(name).write_text(text)
+    return name
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path, monkeypatch):
+    """Each test runs in a folder with 80 rows of y = 2 a - b + 1/2, as CSV and NPZ."""
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).normal(size=(80, 2))
+    y = x @ [2.0, -1.0] + 0.5
+    table("a,b,y\n" + "\n".join(f"{a},{b},{c}" for (a, b), c in zip(x, y, strict=True)), "table.csv")
+    np.savez("table.npz", x=x, more=np.arange(80), y=y)
+
+
+# ---- what it trains ----
+
+
+@pytest.mark.parametrize(
+    ("data", "worst"), [("line", 0.12), ("diabetes", 2920.0), ("digits", 0.15)], ids=["line", "diabetes", "digits"]
+)
+def test_every_optimizer_trains_well_and_numpy_reaches_the_same_bits(data, worst, capsys):
+    assert run("train", data, "--optimizer", "all", "--json", "all.json") == 0
+    table = capsys.readouterr().out
+    found = results("all.json")
+    assert [result["optimizer"] for result in found] == list(OPTIMIZERS)
+    for result in found:
+        fused, numpy = result["fastopt"], result["numpy"]
+        assert result["optimizer"] in table
+        assert result["identical"]
+        for key in ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "parameters"):
+            assert fused[key] == numpy[key]
+        assert fused["train_loss"] < worst
+        assert min(fused["seconds"], fused["step_us"], numpy["seconds"], numpy["step_us"]) > 0
+        assert result["curve"]["train_loss"][-1] == fused["train_loss"]
+        assert result["curve"]["updates"][-1] == result["updates"]
+        if data == "digits":
+            assert fused["test_accuracy"] > 0.94
+    assert table.count("same bits") == len(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", ["rmsprop-line", "adam-line"])
+def test_a_classic_experiment_finds_the_line(name, capsys):
+    assert run("train", "--experiment", name, "--json", "classic.json", "--plot", "classic.png") == 0
+    (result,) = results("classic.json")
+    point = result["fastopt"]["parameters"]
+    assert abs(point["m"] - 2) < 0.1
+    assert abs(point["b"] + 1) < 0.1
+    assert result["path"][0] == [0.5, 0.5]
+    assert len(result["path"]) == result["updates"] + 1
+    assert result["curve"]["train_loss"][0] > 5
+    assert result["fastopt"]["train_loss"] < 0.11
+    settings = json.loads(Path("classic.json").read_text())["settings"]
+    expected = {
+        "rmsprop-line": {
+            "optimizer": ["RMSprop"],
+            "lr": 0.05,
+            "epochs": 2,
+            "batch_size": 10,
+            "alpha": 0.9,
+            "eps": 1e-8,
+        },
+        "adam-line": {
+            "optimizer": ["Adam"],
+            "lr": 0.05,
+            "epochs": 5,
+            "batch_size": 5,
+            "betas": [0.9, 0.999],
+            "eps": 1e-8,
+        },
+    }[name]
+    assert expected.items() <= settings.items()
+    assert result["updates"] == expected["epochs"] * 800 / expected["batch_size"]
+
+
+def test_options_override_an_experiment():
+    args = ("--experiment", "rmsprop-line", "--epochs", 1, "--optimizer", "adam", "--no-compare", "--json", "out.json")
+    assert run("train", *args) == 0
+    (result,) = results("out.json")
+    assert (result["optimizer"], result["updates"], result["lr"]) == ("Adam", 80, 0.05)
+    assert result["hyper"]["eps"] == 1e-8
+    assert "alpha" not in result["hyper"]
+    assert result["numpy"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "loss"),
+    [
+        (["digits", "--model", "logistic", "--epochs", "5"], 0.8),
+        (["diabetes", "--model", "mlp", "--hidden", "8,8", "--epochs", "10"], 3500.0),
+        (["line", "--dtype", "float64", "--seed", "7", "--clip-norm", "1"], 0.3),
+        (["table.csv", "--target", "y", "--lr", "0.1"], 0.1),
+        (["table.npz", "--target", "y"], 1.0),
+        (["table.npz", "--target", "more", "--model", "mlp", "--epochs", "50"], 500.0),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_a_model_fits_its_table(args, loss):
+    assert run("train", *args, "--json", "out.json", "--plot", "out.svg") == 0
+    (result,) = results("out.json")
+    assert result["identical"]
+    assert result["fastopt"]["train_loss"] < min(loss, result["curve"]["train_loss"][0])
+    assert Path("out.svg").read_text().startswith("<?xml")
+
+
+CLASSES = {
+    "text": (lambda a: "yes" if a > 0 else "no", ["no", "yes"], 0.9),
+    "truth values": (lambda a: a > 0, ["False", "True"], 0.9),
+    "few whole numbers": (lambda a: 3 + (a > -0.5) + (a > 0.5), ["3", "4", "5"], 0.7),
+}
+
+
+@pytest.mark.parametrize("target", CLASSES)
+@pytest.mark.parametrize("suffix", ["csv", "npz"])
+def test_classes_are_recognised(target, suffix):
+    label, classes, least = CLASSES[target]
+    a = np.random.default_rng(0).normal(size=80)
+    labels = [label(value) for value in a]
+    np.savez("classes.npz", a=a, y=np.array(labels))
+    table("a,y\n" + "\n".join(f"{value},{name}" for value, name in zip(a, labels, strict=True)), "classes.csv")
+    args = ("--target", "y", "--lr", 0.1, "--test-fraction", 0, "--json", "out.json", "--plot", "out.pdf")
+    assert run("train", f"classes.{suffix}", *args) == 0
+    document = json.loads(Path("out.json").read_text())
+    assert document["data"]["classes"] == classes
+    assert document["settings"]["model"] == "logistic"
+    (result,) = document["results"]
+    assert result["fastopt"]["test_loss"] is None
+    assert result["fastopt"]["train_accuracy"] >= least
+
+
+def test_losses_are_in_the_unit_of_the_target():
+    assert run("train", "table.csv", "--target", "y", "--test-fraction", 0, "--json", "out.json") == 0
+    (result,) = results("out.json")
+    y = np.loadtxt("table.csv", delimiter=",", skiprows=1)[:, 2]
+    # At the start all weights are 0, and the loss is the variance; its float32 sum of 80 squares errs by some 1e-6.
+    assert abs(result["curve"]["train_loss"][0] / y.var() - 1) < 1e-5
+
+
+def test_a_constant_column_does_no_harm():
+    table("a,b,y\n" + "\n".join(f"{i},7,{2 * i}.5" for i in range(30)))
+    assert run("train", "bad.csv", "--target", "y", "--lr", 0.1, "--epochs", 50, "--json", "out.json") == 0
+    assert results("out.json")[0]["fastopt"]["train_loss"] < 1.0
+
+
+def test_few_whole_numbers_are_fitted_if_asked():
+    rows = "\n".join(f"{i % 7},{i % 7 // 2}" for i in range(60))
+    table(f"a,y\n{rows}", "few.csv")
+    assert run("train", "few.csv", "--target", "y", "--task", "regression", "--json", "out.json") == 0
+    assert json.loads(Path("out.json").read_text())["loss"] == "MSE"
+
+
+def test_all_takes_an_option_where_it_belongs():
+    assert run("train", "--optimizer", "all", "--eps", "1e-6", "--stop-after", 3, "--json", "out.json") == 0
+    found = {result["optimizer"]: result["hyper"].get("eps") for result in results("out.json")}
+    assert found["SGD"] is None
+    assert found["Adam"] == 1e-6
+    assert set(found.values()) == {None, 1e-6}
+    assert all(result["updates"] == 3 for result in results("out.json"))
+
+
+@pytest.mark.parametrize("loss", [models.MSE, models.BINARY, models.SOFTMAX], ids=["MSE", "binary", "softmax"])
+def test_gradients_are_those_of_the_loss(loss):
+    rng = np.random.default_rng(1)
+    outputs = 3 if loss is models.SOFTMAX else 1
+    model = models.Network((4, 5, outputs), loss, np.float64, rng)
+    x = rng.normal(size=(6, 4))
+    y = rng.normal(size=6) if loss is models.MSE else rng.integers(0, max(outputs, 2), 6)
+    assert model.gradients(x, y) == model.evaluate(x, y)[0]
+    for params, grads in zip(model.params, model.grads, strict=True):
+        for name, array in params.items():
+            for index in np.ndindex(array.shape):
+                kept = array[index]
+                ends = []
+                for shift in (1e-6, -1e-6):
+                    array[index] = kept + shift
+                    ends.append(model.evaluate(x, y)[0])
+                array[index] = kept
+                # A central difference errs by the loss's rounding over the shift, some 1e-10.
+                assert abs((ends[0] - ends[1]) / 2e-6 - grads[name][index]) < 1e-8
+
+
+def test_a_schedule_spans_the_run():
+    lr = learning_rate(Settings(schedule="linear", warmup=20), 0.1, 100)
+    assert [lr(t) for t in (0, 10, 20, 60, 100)] == [0.0, 0.05, 0.1, 0.05, 0.0]
+    lr = learning_rate(Settings(warmup=4), 0.1, 100)
+    assert [lr(t) for t in (0, 2, 4, 99)] == [0.0, 0.05, 0.1, 0.1]
+
+
+@pytest.mark.parametrize("name", decays())
+def test_a_schedule_shapes_the_rate(name):
+    needs = {"step": ":every=10,factor=0.5", "exponential": ":factor=0.99"}.get(name, "")
+    assert run("train", "--schedule", name + needs, "--warmup", 20, "--no-compare", "--json", "out.json") == 0
+    assert run("train", "--no-compare", "--json", "plain.json") == 0
+    assert results("out.json")[0]["curve"] != results("plain.json")[0]["curve"]
+
+
+def test_nag_takes_its_gradients_where_it_looks(monkeypatch):
+    looks = []
+    look = fastopt.NAG.lookahead
+    monkeypatch.setattr(fastopt.NAG, "lookahead", lambda self: looks.append(self) or look(self))
+    assert run("train", "--optimizer", "NAG", "--stop-after", 7) == 0
+    assert len(looks) == 14  # fastopt and NumPy
+
+
+def test_other_bits_are_said(monkeypatch, capsys):
+    def wrong(self, grads):
+        self.step(grads)
+        return self.step(grads)
+
+    monkeypatch.setattr(fastopt.Adam, "reference_step", wrong)
+    assert run("train", "--stop-after", 2, "--json", "out.json") == 0
+    assert "OTHER BITS" in capsys.readouterr().out
+    assert results("out.json")[0]["identical"] is False
+
+
+# ---- what it leaves ----
+
+
+@pytest.mark.parametrize("data", ["line", "digits"])
+def test_outputs_are_complete(data, capsys):
+    names = ["SGD", "NAG", "RMSprop", "Adam"][: 4 if data == "line" else 2]  # in whatever case
+    args = [part for name in names for part in ("--optimizer", name.lower())]
+    assert run("train", data, *args, "--epochs", 1, "--plot", "new/deep/plot.png", "--json", "new/numbers.json") == 0
+    out = capsys.readouterr().out
+    assert "wrote new/deep/plot.png" in out
+    picture = Path("new/deep/plot.png").read_bytes()
+    assert picture.startswith(PNG)
+    assert len(picture) > 20_000
+    document = json.loads(Path("new/numbers.json").read_text())
+    assert document["fastopt"] == fastopt.__version__
+    assert document["loss"] == ("MSE" if data == "line" else "cross entropy")
+    assert document["data"]["rows"] + document["data"]["rows_held_out"] == (1000 if data == "line" else 1797)
+    assert [result["optimizer"] for result in document["results"]] == names
+    for result in document["results"]:
+        curve = result["curve"]
+        assert len(curve["updates"]) == len(curve["train_loss"]) == len(curve["test_loss"]) > 40
+        assert result["speed_up"] == result["numpy"]["step_us"] / result["fastopt"]["step_us"]
+
+
+def test_a_bar_runs_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert run("train", "--stop-after", 5) == 0
+    assert "Adam" in capsys.readouterr().err
+
+
+def test_info_shows_configuration_and_runtime(capsys):
+    fastopt.show_config()
+    fastopt.show_runtime()
+    expected = capsys.readouterr().out
+    assert run("info") == 0
+    assert capsys.readouterr().out == expected
+
+
+# ---- resuming ----
+
+MORE = [
+    ("SGD", "--momentum", "0.9", "--nesterov"),
+    ("RMSprop", "--centered", "--momentum", "0.5"),
+    ("Adam", "--amsgrad", "--weight-decay", "0.01"),
+]
+
+
+@pytest.mark.parametrize("options", [(name,) for name in OPTIMIZERS] + MORE, ids=" ".join)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(options, dtype):
+    task = ["train", "table.npz", "--target", "y", "--model", "mlp", "--hidden", "5", "--epochs", "3", "--dtype", dtype]
+    task += ["--schedule", "cosine", "--warmup", "4", "--optimizer", *options]
+    assert run(*task, "--save", "whole.safetensors") == 0
+    assert run(*task, "--save", "part.safetensors", "--stop-after", 6) == 0  # an epoch has four updates
+    assert Path("part.safetensors").read_bytes() != Path("whole.safetensors").read_bytes()
+    assert run("train", "--resume", "part.safetensors", "--save", "joined.safetensors", "--json", "joined.json") == 0
+    assert Path("joined.safetensors").read_bytes() == Path("whole.safetensors").read_bytes()
+    (result,) = results("joined.json")
+    assert result["identical"]
+    assert result["curve"]["updates"][0] == 6
+
+
+def test_a_resumed_run_may_be_longer_and_slower():
+    assert run("train", "--epochs", 1, "--save", "part") == 0
+    assert run("train", "--resume", "part", "--epochs", 2, "--lr", "0.01", "--json", "out.json") == 0
+    (result,) = results("out.json")
+    assert (result["updates"], result["lr"]) == (160, 0.01)
+    assert run("train", "--epochs", 2, "--save", "whole", "--json", "whole.json") == 0
+    assert results("whole.json")[0]["fastopt"]["parameters"] != result["fastopt"]["parameters"]
+    assert run("train", "line", "--resume", "part", "--epochs", 2, "--optimizer", "adam", "--save", "joined") == 0
+    assert Path("joined").read_bytes() == Path("whole").read_bytes()
+
+
+def test_a_long_run_is_saved_as_it_goes(monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", -1.0)
+    saved = []
+    save = training.Run._save
+    monkeypatch.setattr(
+        training.Run, "_save", lambda self, path, updates: (saved.append(updates), save(self, path, updates))
+    )
+    assert run("train", "--epochs", 3, "--stop-after", 200, "--save", "run") == 0
+    assert saved == [80, 160, 200]
+    assert json.loads(checkpoint.read_metadata("run")[training.METADATA])["updates"] == 200
+
+
+# ---- how it refuses ----
+
+
+REFUSED = {
+    "missing file": (["absent.csv"], "absent.csv: no such file"),
+    "unknown data": (["lines"], "no data 'lines': line, diabetes, digits, or a file .csv or .npz"),
+    "folder as data": (lambda: [Path("f.csv").mkdir() or "f.csv"], "f.csv: no such file"),
+    "no target": (
+        ["table.csv"],
+        "table.csv: name the column to predict with --target; there are a, b, y",
+    ),
+    "missing column": (["table.csv", "--target", "z"], "table.csv: no column 'z'; there are a, b, y"),
+    "missing array": (["table.npz", "--target", "z"], "table.npz: no column 'z'; there are x, more, y"),
+    "target of line": (["line", "--target", "y"], "--target is for files; line has its own"),
+    "task of digits": (["digits", "--task", "regression"], "--task is for files; digits has its own"),
+    "text feature": (
+        lambda: [table("a,b,y\n1,2,3\n4,five,6\n"), "--target", "y"],
+        "bad.csv: text 'five' in column 'b', row 2: features are numbers",
+    ),
+    "text array": (
+        lambda: [np.savez("bad.npz", y=np.ones(2), x=np.array(["a", "b"])) or "bad.npz", "--target", "y"],
+        "bad.npz: 'x' holds <U1: features are numbers",
+    ),
+    "NaN feature": (
+        lambda: [table("a,y\n1,2\nnan,3\n,4\n"), "--target", "y"],
+        "bad.csv: 2 rows with a missing, NaN or infinite value, first in column 'a', row 2",
+    ),
+    "infinite target": (
+        lambda: [table("a,y\n1,2.5\n2,inf\n"), "--target", "y"],
+        "bad.csv: 1 row with a missing, NaN or infinite value, first in the target 'y', row 2",
+    ),
+    "missing label": (
+        lambda: [table("a,y\n1,yes\n2,\n3,no\n"), "--target", "y"],
+        "bad.csv: 1 row with a missing, NaN or infinite value, first in the target 'y', row 2",
+    ),
+    "empty file": (lambda: [table(""), "--target", "y"], "bad.csv: the file is empty"),
+    "no rows": (lambda: [table("a,y\n"), "--target", "y"], "bad.csv: no rows"),
+    "no features": (lambda: [table("y\n1\n2\n"), "--target", "y"], "bad.csv: no column besides the target"),
+    "ragged rows": (lambda: [table("a,y\n1,2,3\n4,5,6\n"), "--target", "y"], "bad.csv: not a CSV table: "),
+    "one ragged row": (lambda: [table("a,y\n1,2\n4,5,6\n"), "--target", "y"], "bad.csv: not a CSV table: "),
+    "no text file": (
+        lambda: [Path("bad.csv").write_bytes(b"a,\xff\n1,2\n") and "bad.csv", "--target", "y"],
+        "bad.csv: not a CSV table: ",
+    ),
+    "one class": (
+        lambda: [table("a,y\n1,no\n2,no\n"), "--target", "y"],
+        "bad.csv: the target 'y' holds one class only, 'no'",
+    ),
+    "text to fit": (
+        lambda: [table("a,y\n1,no\n2,yes\n"), "--target", "y", "--task", "regression"],
+        "bad.csv: the target 'y' holds text 'no': regression needs numbers",
+    ),
+    "huge numbers": (
+        lambda: [table("a,y\n1e300,1.5\n-1e300,2\n1,2\n"), "--target", "y"],
+        "bad.csv: numbers too large to square",
+    ),
+    "no archive": (lambda: [table("x", "bad.npz"), "--target", "y"], "bad.npz: not an NPZ file of plain arrays: "),
+    "pickled array": (
+        lambda: [np.savez("bad.npz", y=np.array([{}])) or "bad.npz", "--target", "y"],
+        "bad.npz: not an NPZ file of plain arrays: ",
+    ),
+    "matrix as target": (
+        lambda: [np.savez("bad.npz", y=np.ones((3, 2))) or "bad.npz", "--target", "y"],
+        "bad.npz: the target 'y' has shape (3, 2); one number a row is needed",
+    ),
+    "unequal rows": (
+        lambda: [np.savez("bad.npz", y=np.arange(3.0), x=np.ones(4)) or "bad.npz", "--target", "y"],
+        "bad.npz: 'x' has shape (4,) and 'y' 3 rows",
+    ),
+    "linear model of classes": (
+        ["digits", "--model", "linear"],
+        "--model linear: the target of digits is classes; use logistic or mlp",
+    ),
+    "logistic model of numbers": (
+        ["line", "--model", "logistic"],
+        "--model logistic: the target of line is numbers to fit; use linear or mlp",
+    ),
+    "unknown model": (["--model", "tree"], "Invalid value for '--model': 'tree' is not one of "),
+    "unknown optimizer": (["--optimizer", "Adamm"], f"--optimizer Adamm: there are {', '.join(OPTIMIZERS)}, and all"),
+    "option of others": (["--optimizer", "SGD", "--betas", "0.9", "0.99"], "--betas: SGD has no such option; Adam"),
+    "beta out of range": (
+        ["--betas", "0.9", "1.5"],
+        "Adam: betas[1] is 1.5: wanted a number of at least 0 and below 1",
+    ),
+    "negative rate": (["--lr", "-1"], "Adam: lr is -1.0: wanted a finite number of at least 0"),
+    "text as rate": (["--lr", "fast"], "Invalid value for '--lr': 'fast' is not a valid float."),
+    "negative norm": (["--clip-norm", "-1"], "Adam: clip_norm is -1.0: wanted a finite number above 0"),
+    "widths of nothing": (
+        ["--model", "mlp", "--hidden", "8,0"],
+        "Invalid value for '--hidden': '8,0' is not a list of widths such as 64,32",
+    ),
+    "widths without layers": (["--hidden", "8"], "--hidden: the linear model has no hidden layers; use --model mlp"),
+    "nesterov without momentum": (["--optimizer", "SGD", "--nesterov"], "SGD: nesterov"),
+    "large batches": (["--batch-size", "900"], "--batch-size 900: there are only 800 rows to train on"),
+    "no batch": (["--batch-size", "0"], "Invalid value for '--batch-size': 0 is not in the range x>=1."),
+    "all held out": (["--test-fraction", "1"], "--test-fraction 1 leaves none of the 1000 rows to train on"),
+    "unknown schedule": (["--schedule", "sine"], f"--schedule sine: there are {', '.join(decays())}"),
+    "schedule without need": (
+        ["--schedule", "step"],
+        "--schedule step: give every, as in --schedule step:every=NUMBER",
+    ),
+    "schedule with other key": (
+        ["--schedule", "cosine:speed=1"],
+        "--schedule cosine:speed=1: cosine has no 'speed', but total, final",
+    ),
+    "schedule without number": (
+        ["--schedule", "step:every=often"],
+        "--schedule step:every=often: 'every=often' is not every=NUMBER",
+    ),
+    "schedule out of range": (
+        ["--schedule", "step:every=0"],
+        "--schedule step:every=0: every is 0: wanted a whole number",
+    ),
+    "endless warm-up": (["--warmup", "240"], "--warmup 240: the run has only 240 updates"),
+    "several saved": (
+        ["--optimizer", "all", "--save", "x"],
+        "--save: a saved run is of one optimizer; name it with --optimizer",
+    ),
+    "unknown picture": (["--plot", "x.gif"], "--plot x.gif: pictures are .png, .pdf, .svg"),
+    "folder as output": (lambda: ["--json", Path("d").mkdir() or "d"], "--json d: cannot be written: Is a directory"),
+    "file as folder": (["--save", "table.csv/x"], "--save table.csv/x: cannot be written: File exists"),
+    "missing checkpoint": (["--resume", "absent"], "--resume absent: No such file or directory"),
+    "table as checkpoint": (["--resume", "table.csv"], "--resume table.csv: "),
+    "experiment resumed": (
+        ["--resume", "x", "--experiment", "adam-line"],
+        "--experiment and --resume: a saved run brings its own settings",
+    ),
+    "unknown option": (["--speed", "9"], "No such option"),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), REFUSED.values(), ids=REFUSED)
+def test_bad_input_is_refused_in_one_line(args, message, capsys):
+    args = args() if callable(args) else args
+    assert run("train", *args) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"fastopt: {message}")
+    assert captured.err.count("\n") == 1
+
+
+def saved(*args):
+    assert run("train", *args, "--save", "run") == 0
+
+
+RESUME_REFUSED = {
+    "other batches": (["--batch-size", "5"], "--batch-size 5: the saved run has 10"),
+    "other optimizer": (["--optimizer", "sgd"], "--optimizer SGD: the saved run has Adam"),
+    "other option": (["--eps", "1e-6"], "--eps 1e-06: the saved run has 1e-08"),
+    "other data": (["digits"], "--resume run: it was trained on other rows than digits has"),
+    "nothing left": ([], "--resume run: its 80 updates are done; give more --epochs than 1"),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), RESUME_REFUSED.values(), ids=RESUME_REFUSED)
+def test_a_run_cannot_be_resumed_as_another(args, message, capsys):
+    saved("--epochs", 1)
+    capsys.readouterr()
+    assert run("train", "--resume", "run", *args) == 2
+    assert capsys.readouterr() == ("", f"fastopt: {message}\n")
+
+
+def test_a_damaged_checkpoint_is_refused(capsys):
+    saved("--epochs", 1)
+    whole = Path("run").read_bytes()
+    capsys.readouterr()
+    for damaged in (whole[:-1], whole[: len(whole) // 2], b"", whole[:-1] + bytes([whole[-1] ^ 1])):
+        Path("run").write_bytes(damaged)
+        assert run("train", "--resume", "run", "--epochs", 2) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("fastopt: --resume run: ")
+        assert captured.err.count("\n") == 1
+
+
+def test_a_checkpoint_of_another_program_is_refused(capsys):
+    params = np.ones(3, np.float32)
+    fastopt.Adam(params).save("run", metadata={"by": "hand"})
+    assert run("train", "--resume", "run") == 2
+    assert capsys.readouterr().err == "fastopt: --resume run: not saved by fastopt train\n"
+
+
+def test_a_checkpoint_with_other_arrays_is_refused(capsys):
+    saved("--epochs", 1)
+    metadata = checkpoint.read_metadata("run")
+    fastopt.Adam(np.ones(3, np.float32)).save("run", metadata=metadata)
+    capsys.readouterr()
+    assert run("train", "--resume", "run", "--epochs", 2) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("fastopt: --resume run: the snapshot")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--optimizer", "SGD", "--lr", "10"], "fastopt: SGD diverged at update 1 with lr 10: loss "),
+        (["digits", "--optimizer", "SGD", "--lr", "1e30"], "fastopt: SGD diverged at update 2 with lr 1e+30: loss nan"),
+    ],
+    ids=["grows", "overflows"],
+)
+def test_divergence_is_said_with_status_one(args, message, capsys):
+    assert run("train", *args, "--json", "out.json") == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(message)
+    assert captured.err.endswith("give a smaller --lr\n")
+    assert captured.err.count("\n") == 1
+    assert not Path("out.json").exists()
+
+
+@pytest.mark.parametrize(
+    "output", [["--json", "out.json"], ["--plot", "out.png"], ["--save", "run"]], ids=lambda o: o[0]
+)
+def test_a_full_disk_is_said_in_one_line(output, monkeypatch, capsys):
+    def full(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    monkeypatch.setattr(fastopt.Adam, "save", full)
+    assert run("train", "--stop-after", 2, *output) == 2
+    err = capsys.readouterr().err
+    assert "No space left on device" in err
+    assert err.count("\n") == 1
+
+
+def test_an_unreadable_table_is_said_in_one_line(monkeypatch, capsys):
+    def denied(*_args, **_kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pandas.read_csv", denied)
+    assert run("train", "table.csv", "--target", "y") == 2
+    assert capsys.readouterr().err == "fastopt: table.csv: Permission denied\n"
+
+
+def test_ctrl_c_ends_with_status_130(monkeypatch, capsys):
+    def interrupt(*_args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training.Run, "train", interrupt)
+    assert run("train") == 130
+    assert capsys.readouterr().err.strip() == "fastopt: interrupted"
+
+
+# ---- as a program ----
+
+
+def program(*args, **kwargs):
+    environment = {**os.environ, **kwargs.pop("env", {})}
+    return subprocess.run(
+        [sys.executable, *args], capture_output=True, text=True, timeout=120, env=environment, check=False, **kwargs
+    )
+
+
+def test_python_m_fastopt_trains():
+    done = program("-m", "fastopt", "train", "--optimizer", "Adam", "--plot", "line.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "same bits" in done.stdout
+    assert Path("line.png").read_bytes().startswith(PNG)
+
+
+def test_python_m_fastopt_refuses():
+    done = program("-m", "fastopt", "train", "absent.csv", "--target", "y")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "fastopt: absent.csv: no such file\n"
+
+
+@pytest.mark.parametrize("missing", ["click", "rich", "matplotlib", "pandas", "sklearn"])
+def test_without_the_extra_the_command_says_what_to_install(missing, monkeypatch, capsys):
+    for name in list(sys.modules):
+        if name.startswith("fastopt.cli.") or name.partition(".")[0] == missing:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    data = ["table.csv", "--target", "y"] if missing == "pandas" else ["diabetes"] if missing == "sklearn" else []
+    assert run("train", *data, "--stop-after", 1, "--plot", "x.png") == 2
+    assert capsys.readouterr().err == f"fastopt: the command needs {missing}: pip install 'fastopt[cli]'\n"
+
+
+def test_a_missing_module_of_others_is_a_traceback(monkeypatch):
+    def lost(*_args):
+        raise ModuleNotFoundError("No module named 'other'", name="other")
+
+    monkeypatch.setattr("fastopt.cli._run", lost)
+    with pytest.raises(ModuleNotFoundError):
+        run("info")
+
+
+def test_the_library_does_not_import_the_command():
+    code = "import sys, fastopt; sys.exit(any(n in sys.modules for n in ('fastopt.cli', 'click', 'rich', 'pandas')))"
+    assert program("-c", code).returncode == 0
+
+
+def test_version_and_help_leave_early(capsys):
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"fastopt {fastopt.__version__}\n"
+    assert run("train", "--help") == 0
+    out = capsys.readouterr().out
+    assert "--lr-in-momentum" in out
+    assert run() == 0
+    assert capsys.readouterr().out.startswith("Usage: fastopt")
