@@ -298,14 +298,17 @@ def one_minus_power(double beta, int64_t t):
     By squaring: with e = 1 - beta**k, that of 2k is e (2 - e), and that of k + 1 is e beta + (1 - beta). Nothing
     cancels, and there is no library function in it whose last bits could differ from machine to machine.
     """
-    cdef double e = 0.0
-    cdef int bit
+    cdef double e = 0.0, rest = 1.0 - beta
+    cdef int64_t bit = 1
     if t < 0:
         raise ValueError(f"t is {t}: wanted at least 0")
-    for bit in range(62, -1, -1):
+    while bit <= t >> 1:
+        bit <<= 1
+    while bit and e < 1.0:
         e = e * (2.0 - e)
-        if t >> bit & 1:
-            e = e * beta + (1.0 - beta)
+        if t & bit:
+            e = e * beta + rest
+        bit >>= 1
     return e
 
 
@@ -960,9 +963,7 @@ cdef class Plan:
         if not same_shape(<RawArray *>a, <RawArray *>p):
             raise ValueError(f"{self.gradient_names[i]} has shape {shown(a)}: "
                              f"wanted {shown(p)}, as {self.names[i]} has")
-        if <char *>cnp.PyArray_DATA(p) != f.p or cnp.PyArray_SIZE(p) != f.n or not cnp.PyArray_ISWRITEABLE(p):
-            check_parameter(p, self.names[i])
-            raise ValueError(f"{self.names[i]} is not the memory it was: call bind(params)")
+        self.check_unmoved(i)
         if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(a):
             raise ValueError(f"{self.gradient_names[i]} is read-only: zero_grads=True cannot zero it")
         f.g = <const char *>cnp.PyArray_DATA(a)
@@ -975,6 +976,15 @@ cdef class Plan:
         f.held = <PyObject *>a
         Py_INCREF(a)
         f.active = True
+        return 0
+
+    cdef int check_unmoved(self, Py_ssize_t i) except -1:
+        """Raise if a parameter cannot be updated any more where it was when the plan was made."""
+        cdef Leaf *f = &self.leaves[i]
+        cdef cnp.ndarray p = self.arrays[i]
+        if raw_data(f.array) != f.p or cnp.PyArray_SIZE(p) != f.n or not cnp.PyArray_ISWRITEABLE(p):
+            check_parameter(p, self.names[i])
+            raise ValueError(f"{self.names[i]} is not the memory it was: call bind(params)")
         return 0
 
     cdef int check_apart(self, Py_ssize_t i, cnp.ndarray a) except -1:
@@ -1195,6 +1205,8 @@ cdef class Plan:
         cdef fo_coef *c
         cdef Leaf *f
         cdef Binding *kept = self.bindings
+        for i in range(self.n_leaves):
+            self.check_unmoved(i)
         cdef Binding *b = <Binding *>calloc(self.n_groups + 1, sizeof(Binding))
         if b == NULL:
             raise MemoryError

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -75,7 +75,9 @@ def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, st
         body += b" " * (-len(body) % 8)
         return len(body).to_bytes(8, "little") + body
 
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary = path.with_name(f".fastopt-{secrets.token_hex(8)}.tmp")
+    # As open() would make it: with the permissions that the umask leaves.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(descriptor, "wb") as file:
             first = header(_NO_DIGEST)

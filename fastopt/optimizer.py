@@ -240,7 +240,10 @@ class Optimizer:
 
     @staticmethod
     def _unscaling(loss_scale: Any) -> float:
-        return 1.0 / hyper.positive("loss_scale", loss_scale)
+        factor = 1.0 / hyper.positive("loss_scale", loss_scale)
+        if math.isinf(factor):
+            raise ValueError(f"loss_scale is {loss_scale!r}: its reciprocal is infinite")
+        return factor
 
     def _screened(self, scale: float) -> float | None:
         """Return what the gradients are to be multiplied by, None to skip the step."""
@@ -271,7 +274,7 @@ class Optimizer:
             unit = 2.0**600
             total = plan.sum_squares(unit)
         norm = math.sqrt(total) / unit * scale
-        return clip_norm / norm if norm > clip_norm else 1.0
+        return 1.0 if norm <= clip_norm else clip_norm / norm  # of a NaN, NaN: no step that looks sound
 
     def _update_by_reference(self) -> None:
         """Do the engine's arithmetic in NumPy, from the engine's coefficients."""

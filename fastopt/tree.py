@@ -86,6 +86,11 @@ class Tree:
         The group of each leaf, from 0 to ``n_groups - 1``.
     single, flat : bool
         Whether the tree is one array, or a flat list of arrays.
+
+    Raises
+    ------
+    ValueError
+        If two leaves have the same name.
     """
 
     def __init__(self, params: Any) -> None:
@@ -99,10 +104,14 @@ class Tree:
         self.gradient_names: list[str] = []
         self.leaves: list[Any] = []
         self.groups: list[int] = []
+        seen: set[str] = set()
         for index, tree in enumerate(trees):
             root = f"params[{index}]['params']" if self.grouped else "params"
             gradient_root = f"grads[{index}]" if self.grouped else "grads"
             for name, leaf in _leaves(tree, ""):
+                if root + name in seen:
+                    raise ValueError(f"params has two parameters {root + name}: keys of a dict must differ in their repr")
+                seen.add(root + name)
                 self.names.append(root + name)
                 self.gradient_names.append(gradient_root + name)
                 self.leaves.append(leaf)

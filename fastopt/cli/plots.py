@@ -78,7 +78,7 @@ def _losses(results: Sequence[Result], title: str, loss: str) -> Figure:
     for axes in panels:
         _finish(axes, loss if axes is panels[0] else "")
     figure.suptitle(title, fontsize=10)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 5))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 3))
     return figure
 
 

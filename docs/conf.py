@@ -1,0 +1,64 @@
+"""Sphinx settings, and the check that every public name is documented.
+
+Build: ``sphinx-build -n -W --keep-going docs docs/_build`` (or ``make docs``).
+"""
+
+import importlib
+import inspect
+
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+from sphinx.errors import ExtensionError
+
+import fastopt
+
+project = "fastopt"
+copyright = "2026, the fastopt developers"
+author = "The fastopt developers"
+version = release = fastopt.__version__
+
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+exclude_patterns = ["_build"]
+html_theme = "furo"
+html_title = f"fastopt {release}"
+
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "smartquotes"]
+myst_heading_anchors = 3
+
+nitpicky = True
+default_role = "code"  # docstrings write `name` for what is typed
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # the docstrings say the types
+autodoc_preserve_defaults = True
+numpydoc_show_class_members = False
+numpydoc_validation_checks = {"GL03", "GL06", "GL07", "SS02", "SS03", "PR01", "PR02", "PR03", "RT03"}
+numpydoc_validation_exclude = {
+    r"\.(rule|scalars|reference|check_together)$",  # what a class says: see "How it works"
+    r"^fastopt\.schedules\.",  # dataclasses, documented in one line
+    r"^fastopt\.AdamW$",  # "params, lr, ...": as for Adam
+    r"^fastopt\.checkpoint\.Reader\.read$",  # one line says it
+}
+
+#: modules whose ``__all__`` must be in the API reference
+PUBLIC = ["fastopt", "fastopt.schedules", "fastopt.checkpoint"]
+
+
+def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
+    """Fail the build where a public name is not in the API reference, or has no docstring."""
+    documented = env.get_domain("py").objects
+    missing = []
+    for module_name in PUBLIC:
+        module = importlib.import_module(module_name)
+        for name in module.__all__:
+            full, value = f"{module_name}.{name}", getattr(module, name)
+            if full not in documented:
+                missing.append(f"{full} is not in the API reference")
+            elif (inspect.isclass(value) or inspect.isroutine(value)) and not (value.__doc__ or "").strip():
+                missing.append(f"{full} has no docstring")
+    if missing:
+        raise ExtensionError("undocumented public names:\n  " + "\n  ".join(missing))
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("env-check-consistency", check_public_names)
