@@ -30,6 +30,8 @@ cimport numpy as cnp
 
 import numpy as np
 
+from .tree import described as described_tree
+
 cnp.import_array()
 
 cdef extern from "fastopt.h" nogil:
@@ -777,6 +779,7 @@ cdef class Plan:
 
     cdef readonly list arrays, names, gradient_names, states
     cdef readonly tuple slots
+    cdef readonly double largest, smallest  # normal numbers of the narrowest type among the parameters
     cdef readonly list terms        # Terms of each group, None before the first check
     cdef public object away         # why a step must be refused, if it must
     cdef public int64_t steps, skipped
@@ -840,6 +843,8 @@ cdef class Plan:
             self.first_leaf[f.group + 1] += 1
         for i in range(self.n_groups):
             self.first_leaf[i + 1] += self.first_leaf[i]
+        self.largest = min([float(np.finfo(array.dtype).max) for array in self.arrays], default=np.inf)
+        self.smallest = max([float(np.finfo(array.dtype).tiny) for array in self.arrays], default=0.0)
         self.check_overlaps()
 
     def __dealloc__(self):
@@ -892,6 +897,9 @@ cdef class Plan:
                     self.leaves[i].active = True
             self.lay_out()
             self.sweep(ZERO_STATE, slot)
+        for i in range(self.n_leaves):  # as the step has them, if we are in one
+            self.leaves[i].active = self.leaves[i].held != NULL
+        self.lay_out()
 
     @property
     def counts(self):
@@ -954,6 +962,8 @@ cdef class Plan:
         if x is None:
             return 0
         if type(x) is not np.ndarray:
+            if isinstance(x, (list, tuple, dict)):
+                raise ValueError(f"{self.gradient_names[i]} is {described_tree(x)}: wanted one array")
             x = viewed(x, self.gradient_names[i])
         a, p = x, self.arrays[i]
         if real_of(a) != f.real:
@@ -978,8 +988,13 @@ cdef class Plan:
         f.active = True
         return 0
 
-    cdef int check_unmoved(self, Py_ssize_t i) except -1:
+    def check_parameters(self):
         """Raise if a parameter cannot be updated any more where it was when the plan was made."""
+        cdef Py_ssize_t i
+        for i in range(self.n_leaves):
+            self.check_unmoved(i)
+
+    cdef int check_unmoved(self, Py_ssize_t i) except -1:
         cdef Leaf *f = &self.leaves[i]
         cdef cnp.ndarray p = self.arrays[i]
         if raw_data(f.array) != f.p or cnp.PyArray_SIZE(p) != f.n or not cnp.PyArray_ISWRITEABLE(p):
@@ -1022,11 +1037,15 @@ cdef class Plan:
                 extent(<cnp.ndarray>self.leaves[i].held, &begin, &end)
                 extents.append((begin, end, i))
         extents.sort()
-        for one, other in zip(extents, extents[1:]):
-            if one[1] > other[0]:
-                first, second = sorted((one[2], other[2]))
-                raise ValueError(f"{self.gradient_names[second]} overlaps the memory of "
-                                 f"{self.gradient_names[first]}: zero_grads=True needs gradients apart")
+        reaching = []  # earlier ones that end after this one begins; apart all the same if they interleave
+        for begin, end, i in extents:
+            reaching = [(reach, j) for reach, j in reaching if reach > begin]
+            for _, j in reaching:
+                if np.shares_memory(<object>self.leaves[i].held, <object>self.leaves[<Py_ssize_t>j].held):
+                    first, second = sorted((i, j))
+                    raise ValueError(f"{self.gradient_names[second]} overlaps the memory of "
+                                     f"{self.gradient_names[first]}: zero_grads=True needs gradients apart")
+            reaching.append((end, i))
         return 0
 
     cdef void release(self) noexcept:
@@ -1076,11 +1095,32 @@ cdef class Plan:
                 b.slot[i] = self.slots.index(letter)
         return 0
 
-    def settle(self, int group, Terms terms, tuple slots):
-        """Update a group on these terms from now on; `slots` is the state it needs."""
-        self.resolve(&self.bindings[group], terms.rule, DECAY_KINDS[terms.kind])
-        self.allocate(group, slots)
-        self.terms[group] = terms
+    cdef list changed(self, object owner):
+        """Check the live groups that are not as they were: (group, new terms) of each."""
+        cdef int group
+        groups = owner.param_groups
+        if len(groups) != self.n_groups:
+            raise ValueError(f"param_groups has {len(groups)} groups: wanted the {self.n_groups} it was made with")
+        found = []
+        for group in range(self.n_groups):
+            live = groups[group]
+            terms = self.terms[group]
+            if terms is None or not isinstance(live, dict) or not (<Terms>terms).hold(live):
+                found.append((group, owner._check_group(group)))
+        return found
+
+    cdef int adopt(self, object owner, list changes) except -1:
+        """Go on with changed groups on their new terms, and give them the state they need."""
+        for group, terms in changes:
+            self.allocate(group, owner._slots_of(terms.rule))
+            self.resolve(&self.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind])
+            self.terms[group] = terms
+        self.lay_out()
+        return 0
+
+    def settle(self, object owner):
+        """Take over what changed in the live groups."""
+        self.adopt(owner, self.changed(owner))
 
     cdef int set_coefficients(self, object owner, double scale) except -1:
         """Give every active leaf the coefficients of its group for its number of updates."""
@@ -1143,22 +1183,16 @@ cdef class Plan:
     def step(self, object owner, object grads, object loss_scale, bint by_reference):
         """Update all parameters by their gradients; False if the owner had the step skipped.
 
-        The owner, an `Optimizer`, is asked: ``_settle(group)`` where a live group changed, ``_scheduled`` for a
-        learning rate that is a schedule, ``_screened(scale)`` what the gradients are to be multiplied by, if they
-        must be looked at first, and ``_update_by_reference()`` to do the arithmetic in its own way.
+        The owner, an `Optimizer`, is asked: ``_check_group`` where a live group changed, and ``_slots_of`` what state
+        it needs then; ``_unscaling`` and ``_screened`` what the gradients are to be multiplied by; ``_scheduled``
+        for a learning rate that is a schedule; and ``_update_by_reference`` to do the arithmetic in its own way.
         """
-        cdef int group
         cdef double scale
         self.lock.acquire()
         try:
             if self.away is not None:
                 raise RuntimeError(self.away)
-            groups = owner.param_groups
-            if len(groups) != self.n_groups:
-                raise ValueError(f"param_groups has {len(groups)} groups: wanted the {self.n_groups} it was made with")
-            for group in range(self.n_groups):
-                if self.terms[group] is None or not (<Terms>self.terms[group]).hold(groups[group]):
-                    owner._settle(group)
+            changes = self.changed(owner)
             scale = 1.0 if loss_scale is None else owner._unscaling(loss_scale)
             try:
                 self.load(grads)
@@ -1168,6 +1202,8 @@ cdef class Plan:
                         self.skipped += 1
                         return False
                     scale = screened
+                if changes:
+                    self.adopt(owner, changes)
                 self.set_coefficients(owner, scale)
                 if by_reference:
                     owner._update_by_reference()
@@ -1205,8 +1241,7 @@ cdef class Plan:
         cdef fo_coef *c
         cdef Leaf *f
         cdef Binding *kept = self.bindings
-        for i in range(self.n_leaves):
-            self.check_unmoved(i)
+        self.check_parameters()
         cdef Binding *b = <Binding *>calloc(self.n_groups + 1, sizeof(Binding))
         if b == NULL:
             raise MemoryError

@@ -61,7 +61,7 @@ def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, st
     metadata : mapping of str to str
         Text to be kept with them.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))  # a link stays one
     entries: dict[str, Any] = {}
     end = 0
     for name, array in arrays.items():
@@ -160,7 +160,7 @@ class Reader:
             self._places = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
             self.specs = {name: (_TYPES[entry["dtype"]], tuple(entry["shape"])) for name, entry in entries.items()}
             self.metadata: dict[str, str] = metadata
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._refuse(f"its header is none of fastopt's ({type(error).__name__}: {error})") from None
         digest = hashlib.blake2b(start, digest_size=_DIGEST_SIZE)
         digest.update(body.replace(str(stated).encode(), _NO_DIGEST.encode(), 1))

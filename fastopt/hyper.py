@@ -21,7 +21,10 @@ Check = Callable[[str, Any], Any]
 def _number(name: str, value: Any, wanted: str, low: float, high: float, *, open_low: bool, open_high: bool) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: wanted {wanted}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # of a long integer
+        number = math.inf
     inside = (low < number if open_low else low <= number) and (number < high if open_high else number <= high)
     if not (math.isfinite(number) and inside):
         raise ValueError(f"{name} is {value!r}: wanted {wanted}")

@@ -130,8 +130,7 @@ class Optimizer:
         self._tree = tree
         self._params = [group["params"] for group in self.param_groups]
         self._plan: _engine.Plan | None = plan
-        for index in range(len(self.param_groups)):
-            self._settle(index)
+        plan.settle(self)
         _living.add(self)
 
     @classmethod
@@ -142,23 +141,28 @@ class Optimizer:
             raise ValueError(f"{shown}: {cls.__name__} has no hyper-parameter {name!r}; it has {known}")
         return check
 
-    def _settle(self, index: int) -> None:
-        """Check a live group that changed, and give it the state it needs."""
-        terms = self._check_group(index, self.param_groups[index])
-        self._bound().settle(index, terms, self._slots_of(terms.rule))
-
     @classmethod
     def _slots_of(cls, rule: str) -> tuple[str, ...]:
         """Return the state a parameter needs under this rule."""
         return _engine.rules()[rule][0]
 
-    def _check_group(self, index: int, group: Hyper) -> _engine.Terms:
-        """Check one group's hyper-parameters, and leave them in it in their normal form."""
+    @classmethod
+    def _in_order(cls, slots: set[str]) -> tuple[str, ...]:
+        return tuple(slot for slot in cls.slots if slot in slots)
+
+    def _check_group(self, index: int) -> _engine.Terms:
+        """Check one live group, and leave its hyper-parameters in their normal form."""
+        group = self.param_groups[index]
+        if not isinstance(group, dict):
+            raise TypeError(f"param_groups[{index}] is {type(group).__name__}: wanted the dict it was")
         if group.get("params") is not self._params[index]:
             raise ValueError(
                 f"param_groups[{index}]['params'] was replaced: a group's parameters are fixed; use bind(params)"
             )
-        where = f"params[{index}]" if self._tree.grouped else ""
+        return self._terms(index, group, self._tree.grouped)
+
+    def _terms(self, index: int, group: Hyper, grouped: bool) -> _engine.Terms:
+        where = f"params[{index}]" if grouped else ""
         values = {}
         for name, value in group.items():
             if name != "params":
@@ -238,11 +242,13 @@ class Optimizer:
     def _scheduled(schedule: Callable[[int], Any], steps: int) -> float:
         return hyper.nonnegative(f"lr schedule {schedule!r} after {steps} steps", schedule(steps))
 
-    @staticmethod
-    def _unscaling(loss_scale: Any) -> float:
+    def _unscaling(self, loss_scale: Any) -> float:
+        plan = self._bound()
         factor = 1.0 / hyper.positive("loss_scale", loss_scale)
-        if math.isinf(factor):
-            raise ValueError(f"loss_scale is {loss_scale!r}: its reciprocal is infinite")
+        if not plan.smallest <= factor <= plan.largest:
+            raise ValueError(
+                f"loss_scale is {loss_scale!r}: its reciprocal is no normal number of the parameters' type"
+            )
         return factor
 
     def _screened(self, scale: float) -> float | None:
@@ -273,8 +279,8 @@ class Optimizer:
         elif total < 2.0**-900:  # or that vanish
             unit = 2.0**600
             total = plan.sum_squares(unit)
-        norm = math.sqrt(total) / unit * scale
-        return 1.0 if norm <= clip_norm else clip_norm / norm  # of a NaN, NaN: no step that looks sound
+        norm, wanted = math.sqrt(total) * scale, clip_norm * unit
+        return 1.0 if norm <= wanted else wanted / norm  # of a NaN, NaN: no step that looks sound
 
     def _update_by_reference(self) -> None:
         """Do the engine's arithmetic in NumPy, from the engine's coefficients."""
@@ -328,7 +334,8 @@ class Optimizer:
     @property
     def step_counts(self) -> dict[str, int]:
         """Updates each parameter has had, by its name."""
-        return dict(zip(self._tree.names, self._bound().counts, strict=True))
+        plan = self._bound()
+        return dict(zip(plan.names, plan.counts, strict=True))
 
     @property
     def state(self) -> dict[str, dict[str, Array]]:
@@ -480,6 +487,8 @@ class Optimizer:
                 counts = header.pop("counts")
             except (KeyError, ValueError):
                 raise ValueError(f"{path} was not written by an optimizer's save()") from None
+            if params:
+                plan.check_parameters()
             specs = dict(reader.specs)
             present = {name: specs.pop(name, None) for name in plan.names}
             if params:
@@ -505,12 +514,16 @@ class Optimizer:
             raise ValueError(f"the snapshot is of {header.get('optimizer')}: wanted one of {kind}")
         groups = header.get("param_groups")
         mine = self._header()["param_groups"]
-        if not isinstance(groups, list) or [g.get("params") for g in groups] != [g["params"] for g in mine]:
+        if not (isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups)) or [
+            group.get("params") for group in groups
+        ] != [group["params"] for group in mine]:
             raise ValueError("the snapshot is of other parameters: their names or groups differ")
         for name in ("steps", "skipped"):
             _check_count(name, header.get(name))
         for name in self._tree.names:
             _check_count(f"the count of updates of {name}", counts.get(name))
+        for name in counts.keys() - set(self._tree.names):
+            raise ValueError(f"the snapshot has {name}, which this optimizer has not")
 
         # Each group as it will be, checked before any is changed.
         wanted: list[Hyper] = []
@@ -524,8 +537,11 @@ class Optimizer:
                     )
             wanted.append(group)
         plan = self._bound()
-        needed = [self._slots_of(self._check_group(index, group).rule) for index, group in enumerate(wanted)]
+        needed = [
+            self._slots_of(self._terms(index, group, self._tree.grouped).rule) for index, group in enumerate(wanted)
+        ]
         fills: list[tuple[int, str, str | None]] = []  # leaf, slot, key
+        given: list[set[str]] = [set() for _ in wanted]  # slots in the snapshot, by group
         unknown = set(specs)
         for leaf, name in enumerate(plan.names):
             for slot, public in self.slots.items():
@@ -534,6 +550,7 @@ class Optimizer:
                     _check_fit(key, specs[key], plan.arrays[leaf])
                     unknown.discard(key)
                     fills.append((leaf, slot, key))
+                    given[self._tree.groups[leaf]].add(slot)
                 elif slot in needed[self._tree.groups[leaf]]:
                     raise ValueError(f"the snapshot lacks {key}")
                 else:
@@ -542,9 +559,8 @@ class Optimizer:
             raise ValueError(f"the snapshot has {min(unknown)}, which this optimizer has not")
 
         # It is sound: take it over.
-        for leaf, slot, source in fills:
-            if source is not None:
-                plan.allocate(self._tree.groups[leaf], (slot,))
+        for index, slots in enumerate(given):
+            plan.allocate(index, self._in_order(slots))
         for leaf, slot, source in fills:
             array = plan.states[leaf].get(slot)
             if array is not None and source is not None:
@@ -582,6 +598,7 @@ class Optimizer:
             "options": (self._nonfinite, self._zero_grads, self._clip_norm),
             "steps": (plan.steps, plan.skipped),
             "structure": self._tree.structure,
+            "names": plan.names,
             "specs": [(array.dtype, array.shape) for array in plan.arrays],
             "states": plan.states,
             "counts": plan.counts,
@@ -611,26 +628,33 @@ class Optimizer:
             if tree.structure != captured["structure"]:
                 raise ValueError("params has another structure than the parameters this optimizer was made with")
             plan = self._plan_of(tree)
-            for name, array, spec in zip(tree.names, plan.arrays, captured["specs"], strict=True):
-                if (array.dtype, array.shape) != spec:
-                    dtype, shape = spec
+            order = {name: leaf for leaf, name in enumerate(captured["names"])}
+            places = [order[name] for name in tree.names]  # keys of a dict may come in another order
+            slots: list[set[str]] = [set() for _ in range(tree.n_groups)]
+            for name, array, group, place in zip(tree.names, plan.arrays, tree.groups, places, strict=True):
+                if (array.dtype, array.shape) != captured["specs"][place]:
+                    dtype, shape = captured["specs"][place]
                     raise ValueError(f"{name} is {array.dtype} {array.shape}: wanted {dtype} {shape}, as it was")
-            for leaf, state in enumerate(captured["states"]):
-                plan.allocate(tree.groups[leaf], tuple(state))
-                for slot, array in state.items():
+                slots[group].update(captured["states"][place])
+            for index, group_now in enumerate(self.param_groups):
+                slots[index].update(self._slots_of(self._terms(index, group_now, tree.grouped).rule))
+                plan.allocate(index, self._in_order(slots[index]))
+            for leaf, place in enumerate(places):
+                for slot, array in captured["states"][place].items():
                     plan.states[leaf][slot][...] = array
-            plan.counts = captured["counts"]
+            plan.counts = [captured["counts"][place] for place in places]
             plan.steps, plan.skipped = captured["steps"]
-            trees = [group["params"] for group in params] if tree.grouped else [params]
-            for group, part in zip(self.param_groups, trees, strict=True):
-                group["params"] = part
+            # From here on nothing fails.
+            trees = [part["params"] for part in params] if tree.grouped else [params]
+            for group_now, part in zip(self.param_groups, trees, strict=True):
+                group_now["params"] = part
             self._begin(tree, plan)
             self._captured = None
         return self
 
 
 def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
         raise ValueError(f"the snapshot is damaged: {name} is {value!r}")
 
 

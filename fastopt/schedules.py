@@ -17,6 +17,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 from . import hyper
 
@@ -25,8 +27,8 @@ __all__ = ["CosineDecay", "ExponentialDecay", "LinearDecay", "Schedule", "StepDe
 Schedule = Callable[[int], float]
 
 
-def _check_steps(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+def _check_steps(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}: wanted a whole number of steps of at least 1")
 
 
@@ -81,7 +83,7 @@ class LinearDecay:
 
     def __call__(self, t: int) -> float:
         """Return the learning rate after t steps."""
-        return self.lr + (self.final - self.lr) * min(t / self.total, 1.0)
+        return self.lr + (self.final - self.lr) * (t / self.total) if t < self.total else self.final
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class CosineDecay:
 
     def __call__(self, t: int) -> float:
         """Return the learning rate after t steps."""
-        return self.final + (self.lr - self.final) * 0.5 * (1.0 + math.cos(math.pi * min(t / self.total, 1.0)))
+        left = 0.5 * (1.0 + math.cos(math.pi * min(t / self.total, 1.0)))
+        return self.lr * left + self.final * (1.0 - left)
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,8 @@ class Warmup:
 
     def __post_init__(self) -> None:
         _check_steps("steps", self.steps)
+        if not callable(self.after):
+            raise TypeError(f"after is {self.after!r}: wanted a schedule")
 
     def __call__(self, t: int) -> float:
         """Return the learning rate after t steps."""

@@ -63,7 +63,7 @@ def _limits() -> dict[str, int]:
     if quota < math.inf:
         limits["cgroup quota"] = max(1, math.ceil(quota))
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if first.isdigit() and int(first) > 0:
+    if first.isdecimal() and int(first) > 0:
         limits["OMP_NUM_THREADS"] = int(first)
     if not _engine.OPENMP:
         limits["built without OpenMP"] = 1

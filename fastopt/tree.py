@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Tree"]
+__all__ = ["Tree", "described"]
 
 _LEAF = None  # survives pickling, unlike a marker object
 
@@ -35,7 +35,8 @@ def _leaves(x: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, x
 
 
-def _described(x: Any) -> str:
+def described(x: Any) -> str:
+    """What came where another structure was wanted, for an error message."""
     if isinstance(x, dict):
         return f"a dict with keys {list(x)}"
     if isinstance(x, (list, tuple)):
@@ -47,11 +48,11 @@ def _take_apart(x: Any, shape: Any, name: str, found: list[Any]) -> None:
     """Append the leaves of x, which must have the structure `shape`, in the order of `shape`."""
     if shape is _LEAF:
         if isinstance(x, (dict, list, tuple)):
-            raise ValueError(f"{name} is {_described(x)}: wanted one array")
+            raise ValueError(f"{name} is {described(x)}: wanted one array")
         found.append(x)
     elif isinstance(shape, dict):
         if not isinstance(x, dict):
-            raise ValueError(f"{name} is {_described(x)}: wanted a dict with keys {list(shape)}")
+            raise ValueError(f"{name} is {described(x)}: wanted a dict with keys {list(shape)}")
         if x.keys() != shape.keys():
             wrong = [f"lacks {key!r}" for key in shape if key not in x] + [
                 f"has {key!r}" for key in x if key not in shape
@@ -61,7 +62,7 @@ def _take_apart(x: Any, shape: Any, name: str, found: list[Any]) -> None:
             _take_apart(x[key], part, f"{name}[{key!r}]", found)
     else:
         if not isinstance(x, (list, tuple)) or len(x) != len(shape):
-            raise ValueError(f"{name} is {_described(x)}: wanted a list of {len(shape)}")
+            raise ValueError(f"{name} is {described(x)}: wanted a list of {len(shape)}")
         for i, part in enumerate(shape):
             _take_apart(x[i], part, f"{name}[{i}]", found)
 
@@ -110,7 +111,9 @@ class Tree:
             gradient_root = f"grads[{index}]" if self.grouped else "grads"
             for name, leaf in _leaves(tree, ""):
                 if root + name in seen:
-                    raise ValueError(f"params has two parameters {root + name}: keys of a dict must differ in their repr")
+                    raise ValueError(
+                        f"params has two parameters {root + name}: keys of a dict must differ in their repr"
+                    )
                 seen.add(root + name)
                 self.names.append(root + name)
                 self.gradient_names.append(gradient_root + name)

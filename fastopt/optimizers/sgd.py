@@ -242,13 +242,12 @@ class NAG(Optimizer):
         """
         with self._lock:
             plan = self._ready()
-            for index in range(len(self.param_groups)):
-                self._settle(index)
+            plan.settle(self)
             plan.apply("lookahead", [(terms.values["momentum"],) for terms in plan.terms])
             plan.away = "the optimizer is looking ahead: leave the `with opt.lookahead():` block first"
         try:
             yield
         finally:
             with self._lock:
-                plan.apply("restore", [()] * len(self.param_groups))
+                plan.apply("restore", [()] * len(plan.terms))
                 plan.away = None

@@ -1,0 +1,116 @@
+"""The one table of optimizers under test: class, options, formula by the paper, counterpart in torch.
+
+RECORDS has each class with each set of its own options; CASES each of these with each set of the options that all
+classes share. A class that has no record here gets one with its defaults, so that it is tested as far as that goes, and
+`test_bits.py` fails until it has one with a formula.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import oracles
+
+from fastopt import Optimizer, _engine
+from fastopt.optimizers import OPTIMIZERS
+
+REALS = ["float32", "float64"]
+ISAS = _engine.isas()
+THREADS = [1, 2, 5]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One optimizer with one set of options."""
+
+    name: str  # of the class, in OPTIMIZERS
+    words: str  # what is special about the options
+    options: dict[str, Any]  # as the class takes them
+    oracle: Callable[..., Any] | None  # in oracles.py
+    torch: bool  # torch.optim has it, under the same name with the same options
+    loss_scale: float = 1.0
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.words}".strip()
+
+    @property
+    def cls(self) -> type[Optimizer]:
+        return OPTIMIZERS[self.name]
+
+    def make(self, params: Any, **more: Any) -> Optimizer:
+        """The optimizer; `more` goes before the record's options."""
+        return self.cls(params, **{**self.options, **more})
+
+    def step(self, opt: Optimizer, grads: Any, reference: bool = False) -> bool:
+        """One step, by the kernels or by the NumPy twin."""
+        return (opt.reference_step if reference else opt.step)(grads, loss_scale=self.loss_scale)
+
+    def hyper(self) -> dict[str, Any]:
+        """All hyper-parameters, the defaults among them."""
+        return {key: x for key, x in self.make([np.zeros(1)]).param_groups[0].items() if key != "params"}
+
+
+def record(name: str, words: str, oracle: Callable[..., Any] | None, torch: bool = False, **options: Any) -> Record:
+    return Record(name, words, {"lr": 0.1, **options}, oracle, torch)
+
+
+RECORDS = [
+    record("SGD", "", oracles.sgd, torch=True),
+    record("SGD", "momentum", oracles.sgd, torch=True, momentum=0.9),
+    record("SGD", "dampened momentum", oracles.sgd, torch=True, momentum=0.9, dampening=0.3),
+    record("SGD", "nesterov", oracles.sgd, torch=True, momentum=0.9, nesterov=True),
+    record("SGD", "classical momentum", oracles.sgd, momentum=0.9, dampening=0.3, lr_in_momentum=True),
+    record("SGD", "classical nesterov", oracles.sgd, momentum=0.9, nesterov=True, lr_in_momentum=True),
+    record("NAG", "", oracles.nag, momentum=0.8),
+    record("NAG", "without momentum", oracles.nag, momentum=0.0),
+    *(
+        record(
+            "RMSprop",
+            " ".join(["centered"] * centered + ["momentum"] * (momentum > 0) + ["eps inside"] * inside),
+            oracles.rmsprop,
+            torch=not inside,
+            alpha=0.9,
+            eps=1e-3,  # large enough to see
+            centered=centered,
+            momentum=momentum,
+            **({"eps_inside_sqrt": True} if inside else {}),
+        )
+        for centered, momentum, inside in product([False, True], [0.0, 0.7], [False, True])
+    ),
+    record("Adam", "", oracles.adam, torch=True),
+    record("Adam", "short memory, large eps", oracles.adam, torch=True, betas=(0.5, 0.8), eps=0.1),
+    record("Adam", "amsgrad", oracles.adam, torch=True, betas=(0.9, 0.5), amsgrad=True, eps=1e-3),
+    record("AdamW", "", oracles.adam, torch=True),
+    record("AdamW", "amsgrad", oracles.adam, torch=True, betas=(0.9, 0.5), amsgrad=True),
+    record("AdamW", "without decay", oracles.adam, torch=True, weight_decay=0.0),
+]
+WITHOUT_RECORD = [name for name in OPTIMIZERS if name not in {r.name for r in RECORDS}]
+RECORDS += [record(name, "defaults", None) for name in WITHOUT_RECORD]
+
+# What every optimizer takes besides: words, options, loss scale.
+SHARED: list[tuple[str, dict[str, Any], float]] = [
+    ("", {}, 1.0),
+    ("decay", {"weight_decay": 0.1}, 1.0),
+    ("decoupled decay", {"weight_decay": 0.1, "decoupled": True}, 1.0),
+    ("maximize", {"maximize": True}, 1.0),
+    ("loss scale", {"weight_decay": 0.1, "maximize": True}, 768.0),
+    ("clipped and zeroed", {"clip_norm": 0.1, "zero_grads": True}, 3.0),
+]
+
+
+def takes(record: Record, options: dict[str, Any]) -> bool:
+    """Whether the class has such options: AdamW is decoupled and asks nobody."""
+    return options.keys() - {"clip_norm", "zero_grads"} <= inspect.signature(record.cls).parameters.keys()
+
+
+CASES = [
+    replace(r, words=", ".join(filter(None, [r.words, words])), options={**r.options, **options}, loss_scale=loss_scale)
+    for r in RECORDS
+    for words, options, loss_scale in SHARED
+    if takes(r, options)
+]

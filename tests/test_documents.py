@@ -1,0 +1,185 @@
+"""What is written about fastopt is true: the examples in README and docstrings run, and nothing is undocumented."""
+
+from __future__ import annotations
+
+import dataclasses
+import doctest
+import importlib
+import inspect
+import itertools
+import pkgutil
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt.optimizers import OPTIMIZERS
+
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+MODULES = sorted(
+    m.name
+    for m in pkgutil.walk_packages(fastopt.__path__, "fastopt.")
+    if not m.name.startswith(("fastopt.cli", "fastopt.__"))
+)
+
+
+def run(text, name, folder, monkeypatch):
+    """Run the examples of a text in a folder of their own; return how many there are."""
+    monkeypatch.chdir(folder)
+    test = doctest.DocTestParser().get_doctest(text, {}, name, name, 0)
+    report = []
+    doctest.DocTestRunner(optionflags=FLAGS).run(test, out=report.append)
+    assert not report, "".join(report)
+    return len(test.examples)
+
+
+def readme_blocks():
+    return re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_there_is_a_readme_that_shows_how_to_use_it():
+    assert README.is_file()
+    text = README.read_text()
+    assert text.startswith("# fastopt")
+    assert "pip install" in text
+    blocks = readme_blocks()
+    assert blocks, "README.md has no ```python block"
+    assert any("opt.step(" in block for block in blocks)
+
+
+def test_the_examples_in_readme_run(tmp_path, monkeypatch):
+    # One after the other in one session, as a reader would type them.
+    session = {}
+    monkeypatch.chdir(tmp_path)
+    for i, block in enumerate(readme_blocks()):
+        name = f"README.md, Python block {i + 1}"
+        if ">>>" in block:
+            test = doctest.DocTestParser().get_doctest(block, session, name, str(README), 0)
+            report = []
+            runner = doctest.DocTestRunner(optionflags=FLAGS)
+            runner.run(test, out=report.append, clear_globs=False)
+            session = test.globs
+            assert not report, "".join(report)
+        else:
+            exec(compile(block, name, "exec"), session)
+    assert session, "README.md has no example"
+
+
+def test_the_links_in_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)", README.read_text()):
+        if not target.startswith(("http:", "https:", "mailto:")):
+            assert (ROOT / target).exists(), f"README.md links to {target}"
+
+
+@pytest.mark.parametrize("name", ["fastopt", *MODULES])
+def test_the_examples_in_docstrings_run(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    module = importlib.import_module(name)
+    if not inspect.ismodule(module) or not (module.__file__ or "").endswith(".py"):
+        assert inspect.getdoc(module)
+        return
+    failures, _ = doctest.testmod(module, optionflags=FLAGS)
+    assert failures == 0
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_has_an_example_a_reference_and_says_what_it_raises(name, tmp_path, monkeypatch):
+    doc = inspect.getdoc(OPTIMIZERS[name])
+    assert run(doc, name, tmp_path, monkeypatch) > 0
+    for section in ("Parameters", "Raises", "References", "Examples"):
+        assert section in sections(doc), f"{name} has no section {section}"
+    # Every parameter is told: here, or in the class it says it is like.
+    for base in OPTIMIZERS[name].__mro__:
+        if base in OPTIMIZERS.values():
+            doc += inspect.getdoc(base)
+    for parameter in inspect.signature(OPTIMIZERS[name]).parameters:
+        assert re.search(rf"^(.*, )?(\*\*)?{parameter}(,.*)?( : .*)?$", doc, re.MULTILINE), f"{name}: {parameter}"
+
+
+def sections(doc):
+    lines = doc.splitlines()
+    return [a for a, b in itertools.pairwise(lines) if b and b == "-" * len(a)]
+
+
+def public():
+    """Every public object with a docstring of its own to have: name, object."""
+    for module in (
+        fastopt,
+        *(importlib.import_module(m) for m in ["fastopt.schedules", "fastopt.checkpoint", "fastopt.hyper"]),
+    ):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            if inspect.isclass(thing) or inspect.isroutine(thing):
+                yield f"{module.__name__}.{name}", thing
+            if inspect.isclass(thing) and thing.__module__.startswith("fastopt"):
+                for key, member in vars(thing).items():
+                    if not key.startswith("_") and (inspect.isroutine(member) or isinstance(member, property)):
+                        yield f"{module.__name__}.{name}.{key}", getattr(thing, key)
+
+
+PUBLIC = dict(public())
+
+
+@pytest.mark.parametrize("name", ["fastopt", *MODULES])
+def test_every_module_has_a_docstring(name):
+    assert inspect.getdoc(importlib.import_module(name))
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_has_a_docstring_that_tells_its_parameters(name):
+    thing = PUBLIC[name]
+    doc = inspect.getdoc(thing)
+    assert doc, f"{name} has no docstring"
+    first = doc.splitlines()[0]
+    assert first.endswith((".", ":", "?")) or "``" in first, f"{name}: the first line is no sentence: {first}"
+    if isinstance(thing, property) or inspect.isclass(thing) or name.startswith("fastopt.hyper."):
+        return
+    told = sections(doc)
+    parameters = [p for p in inspect.signature(thing).parameters if p not in ("self", "cls")]
+    inner = name.rsplit(".", 1)[1] in {"check_together", "rule", "scalars", "reference", "close", "read"}
+    if parameters and not inner:
+        assert "Parameters" in told, f"{name} does not tell its parameters"
+        for parameter in parameters:
+            assert re.search(rf"^(.*, )?{parameter}(,.*)?( : .*)?$", doc, re.MULTILINE), f"{name}: {parameter}"
+
+
+def test_all_that_is_public_is_listed_and_sorted_out():
+    assert len(set(fastopt.__all__)) == len(fastopt.__all__)
+    assert set(OPTIMIZERS) <= set(fastopt.__all__)
+    loose = {n for n in vars(fastopt) if not n.startswith("_")} - set(fastopt.__all__)
+    assert {n for n in loose if not inspect.ismodule(getattr(fastopt, n))} == set()
+    assert re.fullmatch(r"\d+\.\d+\.\d+", fastopt.__version__)
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS.values(), ids=list(OPTIMIZERS))
+def test_names_and_defaults_are_torchs(cls):
+    # From torch.optim 2's documentation; what torch has not stands beside it.
+    torchs = {
+        "SGD": {"lr": 1e-3, "momentum": 0, "dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False},
+        "RMSprop": {"lr": 1e-2, "alpha": 0.99, "eps": 1e-8, "weight_decay": 0, "momentum": 0, "centered": False,
+                    "maximize": False},
+        "Adam": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0, "amsgrad": False,
+                 "maximize": False},
+        "AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False,
+                  "maximize": False},
+    }  # fmt: skip
+    signature = inspect.signature(cls).parameters
+    assert list(signature)[:2] == ["params", "lr"]
+    assert all(p.kind is p.KEYWORD_ONLY for name, p in signature.items() if name not in ("params", "lr", "options"))
+    for name, default in torchs.get(cls.__name__, {}).items():
+        assert signature[name].default == default
+    group = cls(np.zeros(1)).param_groups[0]
+    assert all(group[name] == default for name, default in torchs.get(cls.__name__, {}).items())
+
+
+def test_schedules_are_frozen_dataclasses_with_every_field_told():
+    for name in set(fastopt.schedules.__all__) - {"Schedule"}:
+        cls = getattr(fastopt.schedules, name)
+        assert dataclasses.is_dataclass(cls)
+        assert cls.__dataclass_params__.frozen
+        for field in dataclasses.fields(cls):
+            assert re.search(rf"\b{field.name}\b", inspect.getdoc(cls)), f"{name}.{field.name}"

@@ -1,0 +1,160 @@
+"""Hyper-parameters out of range, by the check that each class names for them; a new class is tested by that alone."""
+
+from __future__ import annotations
+
+import inspect
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from test_errors import everything, says
+
+from fastopt import SGD, hyper
+from fastopt.optimizers import OPTIMIZERS
+
+FINITE = "wanted a finite number of at least 0"
+FRACTION = "wanted a number of at least 0 and below 1"
+PROPORTION = "wanted a number from 0 to 1"
+FLAG = "wanted True or False"
+
+# By check: value, error, what the message says after the name. Types are wrong for every kind of number.
+NO_NUMBERS = [
+    ("0.1", TypeError, " is '0.1', a str: "),
+    (None, TypeError, " is None, a NoneType: "),
+    (True, TypeError, " is True, a bool: "),
+    (np.True_, TypeError, f" is {np.True_!r}, a {np.bool_.__name__}: "),
+    (0.1j, TypeError, " is 0.1j, a complex: "),
+    ([0.1], TypeError, " is [0.1], a list: "),
+    (np.array(0.1), TypeError, " is array(0.1), a ndarray: "),
+    (Decimal("0.1"), TypeError, " is Decimal('0.1'), a Decimal: "),
+    (np.nan, ValueError, " is nan: "),
+    (np.inf, ValueError, " is inf: "),
+    (-np.inf, ValueError, " is -inf: "),
+    (-1, ValueError, " is -1: "),
+    (-5e-324, ValueError, " is -5e-324: "),
+]
+
+
+def numbers(wanted, *more):
+    return [(value, error, said + wanted) for value, error, said in [*NO_NUMBERS, *more]]
+
+
+WRONG = {
+    hyper.learning_rate: numbers(FINITE),
+    hyper.nonnegative: numbers(FINITE),
+    hyper.positive: numbers("wanted a finite number above 0", (0.0, ValueError, " is 0.0: ")),
+    hyper.fraction: numbers(FRACTION, (1, ValueError, " is 1: "), (1.5, ValueError, " is 1.5: ")),
+    hyper.proportion: numbers(PROPORTION, (1.0000000000000002, ValueError, " is 1.0000000000000002: ")),
+    hyper.flag: [
+        (1, TypeError, f" is 1, a int: {FLAG}"),
+        ("yes", TypeError, f" is 'yes', a str: {FLAG}"),
+        (None, TypeError, f" is None, a NoneType: {FLAG}"),
+        (np.array(True), TypeError, f" is array(True), a ndarray: {FLAG}"),
+    ],
+    hyper.betas: [
+        (0.9, TypeError, " is 0.9: wanted two numbers"),
+        ((0.9,), TypeError, " is (0.9,): wanted two numbers"),
+        ((0.9, 0.99, 0.999), TypeError, " is (0.9, 0.99, 0.999): wanted two numbers"),
+        ("ab", TypeError, " is 'ab': wanted two numbers"),
+        (np.array([0.9, 0.99]), TypeError, " is array([0.9 , 0.99]): wanted two numbers"),
+        ((1.0, 0.9), ValueError, f"[0] is 1.0: {FRACTION}"),
+        ((0.9, 1), ValueError, f"[1] is 1: {FRACTION}"),
+        ((-0.1, 0.9), ValueError, f"[0] is -0.1: {FRACTION}"),
+        ((0.9, np.nan), ValueError, f"[1] is nan: {FRACTION}"),
+        (("0.9", 0.9), TypeError, f"[0] is '0.9', a str: {FRACTION}"),
+    ],
+}
+ROWS = [
+    (cls, name, *row)
+    for cls in OPTIMIZERS.values()
+    for name, check in {**cls._common_checks, **cls.checks}.items()
+    for row in WRONG.get(check, [])
+]
+IDS = [f"{cls.__name__}: {name}{message}" for cls, name, _, _, message in ROWS]
+
+
+@pytest.mark.parametrize(("cls", "name", "value", "error", "message"), ROWS, ids=IDS)
+def test_a_hyper_parameter_out_of_range_is_refused(cls, name, value, error, message):
+    w = np.ones(3)
+    before = everything(None, w)
+    if name in inspect.signature(cls).parameters:
+        with pytest.raises(error, match=says(name + message)):
+            cls(w, **{name: value})
+    with pytest.raises(error, match=says(f"params[1][{name!r}]{message}")):
+        cls([{"params": w}, {"params": np.ones(2), name: value}])
+
+    opt = cls(w)
+    opt.step(np.ones(3))
+    before = everything(opt, w)
+    old, opt.param_groups[0][name] = opt.param_groups[0][name], value
+    for step in (opt.step, opt.reference_step):
+        with pytest.raises(error, match=says(name + message)):
+            step(np.ones(3))
+    opt.param_groups[0][name] = old
+    assert everything(opt, w) == before
+    assert opt.step(np.ones(3))
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS.values())
+def test_every_check_of_a_class_is_tested_here(cls):
+    assert set(cls.checks.values()) <= WRONG.keys()
+    assert {p for p in inspect.signature(cls).parameters if p not in ("params", "options")} <= {
+        *cls._common_checks, *cls.checks,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("cls", OPTIMIZERS.values())
+def test_an_unknown_hyper_parameter_in_a_group_is_refused(cls):
+    known = ", ".join([*cls._common_checks, *cls.checks])
+    message = f"params[0]['learning_rate']: {cls.__name__} has no hyper-parameter 'learning_rate'; it has {known}"
+    with pytest.raises(ValueError, match=says(message)):
+        cls([{"params": np.ones(2), "learning_rate": 0.1}])
+
+
+@pytest.mark.parametrize(("momentum", "dampening"), [(0.0, 0.0), (0.9, 0.1), (0.0, 0.5)])
+def test_nesterov_needs_momentum_and_no_dampening(momentum, dampening):
+    message = (
+        f"nesterov=True with momentum {momentum} and dampening {dampening}: wanted momentum above 0 and no dampening"
+    )
+    w = np.ones(2)
+    with pytest.raises(ValueError, match=says(message)):
+        SGD(w, nesterov=True, momentum=momentum, dampening=dampening)
+    opt = SGD(w, nesterov=True, momentum=0.9)
+    opt.step(np.ones(2))
+    before = everything(opt, w)
+    opt.param_groups[0].update(momentum=momentum, dampening=dampening)
+    with pytest.raises(ValueError, match=says(message)):
+        opt.step(np.ones(2))
+    opt.param_groups[0].update(momentum=0.9, dampening=0.0)
+    assert everything(opt, w) == before
+
+
+@pytest.mark.parametrize("value", [0, 0.0, -0.0, 1, 5e-324, 1e308, Fraction(1, 3), np.float32(0.1), np.int8(2)])
+def test_any_finite_real_number_of_at_least_0_is_a_learning_rate(value):
+    w = np.zeros(2)
+    opt = SGD(w, lr=value)
+    assert opt.lr == float(value)
+    assert type(opt.lr) is float
+    opt.step(np.zeros(2))
+    assert (w == 0).all()
+
+
+def test_an_integer_too_large_for_a_float_is_out_of_range():
+    for make in (lambda x: SGD(np.ones(2), lr=x), lambda x: SGD(np.ones(2), clip_norm=x)):
+        with pytest.raises(ValueError, match="wanted a finite number"):
+            make(10**400)
+
+
+@pytest.mark.parametrize("name", ["momentum", "dampening"])
+@pytest.mark.parametrize("value", [0.0, 1.0, 1])
+def test_both_ends_of_a_proportion_belong_to_it(name, value):
+    assert SGD(np.ones(2), **{name: value}).step(np.ones(2))
+
+
+def test_choices_that_are_no_text_are_refused_too():
+    check = hyper.choice("a", "b")
+    assert check("x", "a") == "a"
+    for wrong in (None, 1, ["a"]):
+        with pytest.raises(ValueError, match="wanted one of 'a', 'b'"):
+            check("x", wrong)

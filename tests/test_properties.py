@@ -1,0 +1,240 @@
+"""Properties that hold for any structure, shape, memory order, type and hyper-parameters, by hypothesis."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from optimizers_table import RECORDS
+from test_errors import digest, everything
+from test_structures import leaves, mapped
+
+from fastopt import NAG, SGD, Adam, RMSprop, _engine
+from fastopt.optimizers import OPTIMIZERS
+from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
+from fastopt.tree import Tree, _leaves
+
+settings.register_profile("fastopt", deadline=None, derandomize=True, max_examples=60, database=None)
+settings.load_profile("fastopt")
+
+REAL = st.sampled_from(["float32", "float64"])
+SHAPE = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=7)
+
+
+@st.composite
+def arrays(draw, dtype=None, shape=None):
+    """Any finite values, in C or Fortran order."""
+    dtype = dtype or draw(REAL)
+    shape = draw(SHAPE) if shape is None else shape
+    values = draw(hnp.arrays(dtype, shape, elements=st.floats(-1e6, 1e6, width=8 * np.dtype(dtype).itemsize),
+                             fill=st.nothing() if np.prod(shape) < 20 else None))  # fmt: skip
+    return np.array(values, order=draw(st.sampled_from("CF")))
+
+
+KEYS = st.one_of(
+    st.text(max_size=3), st.integers(), st.booleans(), st.none(), st.tuples(st.integers(), st.text(max_size=1))
+)
+
+
+def trees(leaf):
+    return st.recursive(
+        leaf,
+        lambda t: st.lists(t, max_size=3) | st.lists(t, max_size=3).map(tuple) | st.dictionaries(KEYS, t, max_size=3),
+        max_leaves=6,
+    )
+
+
+def laid_out(draw, values):
+    """The same values somewhere else in memory: strided, reversed, unaligned, read-only, or as they are."""
+    kind = draw(st.sampled_from(["as it is", "strided", "reversed", "unaligned", "read-only", "other order"]))
+    if values.ndim == 0 or kind == "as it is":
+        return values
+    if kind == "strided":
+        wide = np.full((*values.shape[:-1], 2 * values.shape[-1] + 1), np.nan, values.dtype)
+        wide[..., 1::2] = values
+        return wide[..., 1::2]
+    if kind == "reversed":
+        return values[::-1].copy()[::-1]
+    if kind == "unaligned":
+        raw = np.zeros(values.nbytes + 1, np.uint8)[1:]
+        out = raw.view(values.dtype).reshape(values.shape)
+        out[...] = values
+        return out
+    if kind == "read-only":
+        values.flags.writeable = False
+        return values
+    return np.array(values, order="C" if values.flags.f_contiguous else "F")
+
+
+@st.composite
+def gradients(draw, params):
+    """A gradient for each leaf, None for some, in any layout."""
+
+    def one(p):
+        if draw(st.integers(0, 5)) == 0:
+            return None
+        return laid_out(draw, draw(arrays(p.dtype, p.shape)))
+
+    return mapped(one, params)
+
+
+NUMBER = st.floats(0, 1e3)
+BELOW_1 = st.floats(0, 1, exclude_max=True)
+UP_TO_1 = st.floats(0, 1)
+SHARED = {
+    "lr": st.one_of(
+        NUMBER,
+        st.builds(StepDecay, NUMBER, st.integers(1, 5)),
+        st.builds(LinearDecay, NUMBER, st.integers(1, 5), NUMBER),
+        st.builds(CosineDecay, NUMBER, st.integers(1, 5), NUMBER),
+        st.builds(Warmup, st.integers(1, 3), st.builds(ExponentialDecay, NUMBER, UP_TO_1)),
+    ),
+    "weight_decay": st.just(0.0) | NUMBER,
+    "decoupled": st.booleans(),
+    "maximize": st.booleans(),
+}
+OWN = {
+    SGD: {"momentum": st.just(0.0) | UP_TO_1, "dampening": UP_TO_1, "lr_in_momentum": st.booleans()},
+    NAG: {"momentum": UP_TO_1},
+    RMSprop: {"alpha": BELOW_1, "eps": NUMBER, "centered": st.booleans(), "momentum": UP_TO_1,
+              "eps_inside_sqrt": st.booleans()},
+    Adam: {"betas": st.tuples(BELOW_1, BELOW_1), "eps": NUMBER, "amsgrad": st.booleans()},
+}  # fmt: skip
+
+
+@st.composite
+def hypers(draw, cls):
+    own = next((own for base, own in OWN.items() if issubclass(cls, base)), {})
+    found = {name: draw(values) for name, values in {**SHARED, **own}.items()}
+    if cls is SGD and found["momentum"] and draw(st.booleans()):
+        found.update(nesterov=True, dampening=0.0)
+    return found
+
+
+CLASSES = st.sampled_from(list(OPTIMIZERS.values()))
+OPTIONS = st.fixed_dictionaries({
+    "nonfinite": st.sampled_from(["propagate", "skip", "raise"]),
+    "clip_norm": st.none() | st.floats(1e-3, 1e6),
+})  # fmt: skip
+
+
+def equal(a, b):
+    return digest(a) == digest(b)
+
+
+@given(data=st.data(), cls=CLASSES, options=OPTIONS, threads=st.sampled_from([1, 2, 5]))
+def test_step_equals_reference_step_to_the_bit(data, cls, options, threads):
+    _engine.set_threads(threads)
+    params = data.draw(trees(arrays()))
+    twins = mapped(lambda p: p.copy(order="K"), params)
+    opt, twin = cls(params, **options), cls(twins, **options)
+    loss_scale = data.draw(st.sampled_from([1.0, 1024.0]) | st.floats(1e-3, 1e3))
+    for _ in range(data.draw(st.integers(1, 3))):
+        values = data.draw(hypers(cls))
+        opt.param_groups[0].update(values)
+        twin.param_groups[0].update(values)
+        grads = data.draw(gradients(params))
+        before = [None if g is None else g.tobytes() for g in leaves(grads)]
+        assert opt.step(grads, loss_scale=loss_scale) == twin.reference_step(grads, loss_scale=loss_scale)
+        assert [None if g is None else g.tobytes() for g in leaves(grads)] == before
+        assert everything(opt, params) == everything(twin, twins)
+
+
+@given(data=st.data(), cls=CLASSES)
+def test_groups_equal_optimizers_of_their_own(data, cls):
+    parts = [data.draw(trees(arrays())) for _ in range(data.draw(st.integers(1, 3)))]
+    values = [data.draw(hypers(cls)) for _ in parts]
+    twins = mapped(lambda p: p.copy(order="K"), parts)
+    both = cls([{"params": p, **h} for p, h in zip(parts, values, strict=True)])
+    each = []
+    for p, h in zip(twins, values, strict=True):
+        each.append(cls(p))
+        each[-1].param_groups[0].update(h)
+    for _ in range(2):
+        grads = [data.draw(gradients(p)) for p in parts]
+        both.step(grads)
+        for opt, g in zip(each, grads, strict=True):
+            opt.step(g)
+    assert all(equal(a, b) for a, b in zip(leaves(parts), leaves(twins), strict=True))
+
+
+@given(tree=trees(arrays()))
+def test_a_tree_knows_its_leaves_by_the_names_the_user_would_write(tree):
+    found = Tree(tree)
+    assert all(eval(name, {"params": tree}) is leaf for name, leaf in zip(found.names, found.leaves, strict=True))
+    assert all(
+        eval(name, {"grads": tree}) is leaf for name, leaf in zip(found.gradient_names, found.leaves, strict=True)
+    )
+    assert [id(x) for x in found.take_apart(tree)] == [id(x) for x in leaves(tree)]
+
+
+def listed(tree):
+    """The same, lists for tuples, and dicts in the opposite order."""
+    if isinstance(tree, dict):
+        return {key: listed(tree[key]) for key in reversed(tree)}
+    return [listed(x) for x in tree] if isinstance(tree, (list, tuple)) else tree
+
+
+@given(tree=trees(arrays()))
+def test_lists_for_tuples_and_keys_in_another_order_are_taken_apart_alike(tree):
+    assert [id(x) for x in Tree(tree).take_apart(listed(tree))] == [id(x) for x in leaves(tree)]
+
+
+@given(one=trees(st.just(0)), other=trees(st.just(0)))
+def test_two_structures_fit_each_other_or_the_difference_is_named(one, other):
+    same = Tree(one).structure == Tree(other).structure
+    if same:
+        assert len(Tree(one).take_apart(other)) == len(Tree(one).leaves)
+    else:
+        with pytest.raises(
+            ValueError, match=r"(?s)^grads.* (is|lacks|has) .*: wanted (one array|a list of|a dict with)"
+        ):
+            Tree(one).take_apart(other)
+
+
+@given(data=st.data(), record=st.sampled_from(RECORDS), params=trees(arrays()))
+def test_a_copy_and_a_snapshot_go_on_with_the_same_bits(data, record, params):
+    opt = record.make(params)
+    opt.step(data.draw(gradients(params)))
+    copied = mapped(lambda p: p.copy(order="K"), params)
+    twin = copy.copy(opt).bind(copied)
+    loaded_params = mapped(lambda p: p.copy(order="K"), params)
+    loaded = record.make(loaded_params)
+    loaded.load_state_dict(opt.state_dict())
+    grads = data.draw(gradients(params))
+    opt.step(grads)
+    twin.step(grads)
+    loaded.step(grads)
+    assert everything(opt, params) == everything(twin, copied) == everything(loaded, loaded_params)
+
+
+@given(data=st.data(), params=trees(arrays()), bad=st.sampled_from([np.nan, np.inf, -np.inf]))
+def test_a_bad_element_anywhere_is_found_and_named(data, params, bad):
+    opt = Adam(params, nonfinite="raise")
+    grads = mapped(lambda p: np.zeros_like(p), params)
+    sites = [(name, g) for name, g in _leaves(grads, "grads") if g.size]
+    assert opt.step(grads)
+    if not sites:
+        return
+    name, g = data.draw(st.sampled_from(sites))
+    index = np.unravel_index(data.draw(st.integers(0, g.size - 1)), g.shape)
+    g[index] = bad
+    before = everything(opt, params)
+    place = f"[{', '.join(str(int(i)) for i in index)}]" if index else ""
+    with pytest.raises(FloatingPointError) as caught:
+        opt.step(grads)
+    assert str(caught.value) == f"{name}{place} is {bad}: nothing was written"
+    assert everything(opt, params) == before
+
+
+@given(schedule=SHARED["lr"], t=st.integers(0, 10**9))
+def test_schedules_are_pure_and_return_learning_rates(schedule, t):
+    if callable(schedule):
+        value = schedule(t)
+        assert value == schedule(t)
+        assert isinstance(value, float)
+        assert 0 <= value <= 1e3
