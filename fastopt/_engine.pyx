@@ -28,6 +28,8 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
+from sys import intern
+
 import numpy as np
 
 from .tree import described as described_tree
@@ -196,7 +198,7 @@ def rules():
 cdef tuple names_of(const char *const *names):
     found = []
     while names[0] != NULL:
-        found.append(names[0].decode())
+        found.append(intern(names[0].decode()))  # the same objects as in the classes' source: found at a glance
         names += 1
     return tuple(found)
 
@@ -726,7 +728,7 @@ cdef class Terms:
         The class's ``scalars(values, lr, t)``.
     """
 
-    cdef dict source           # a copy of the live group
+    cdef tuple source          # the live group's keys and values, alternating
     cdef readonly dict values
     cdef readonly str rule, kind
     cdef object scalars
@@ -736,7 +738,7 @@ cdef class Terms:
     cdef bint decoupled
 
     def __init__(self, dict live, dict values, str rule, str kind, object scalars):
-        self.source = dict(live)
+        self.source = tuple([part for item in live.items() for part in item])
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
         self.names = rules()[rule][1]
         self.schedule = values["lr"] if callable(values["lr"]) else None
@@ -749,15 +751,13 @@ cdef class Terms:
         """Whether the live group still has the very values that were checked."""
         cdef PyObject *key
         cdef PyObject *value
-        cdef PyObject *old_key
-        cdef PyObject *old
-        cdef Py_ssize_t at = 0, old_at = 0
-        if len(live) != len(self.source):
+        cdef Py_ssize_t at = 0, i = 0
+        if 2 * len(live) != len(self.source):
             return False
         while PyDict_Next(live, &at, &key, &value):
-            PyDict_Next(self.source, &old_at, &old_key, &old)
-            if key != old_key or value != old:
+            if key != <PyObject *>self.source[i] or value != <PyObject *>self.source[i + 1]:
                 return False
+            i += 2
         return True
 
 
