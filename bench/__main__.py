@@ -1,0 +1,243 @@
+"""``python -m bench``: measure, print the verdict tables, leave bench.json and the plots in out/."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from time import time
+from typing import Any
+
+import click
+from rich.console import Console
+
+Results = dict[str, Any]
+SINGLE = ["1", "100", "1e3", "1e4", "1e5", "1e6", "1e7", "1e8"]
+LISTS = ["mlp", "thousand-small", "resnet50", "gpt2-small"]
+TYPES = ["float32", "float64"]
+
+
+@dataclass(frozen=True)
+class Run:
+    """How much to measure (smoke, short, full), with how many threads, until when something may begin."""
+
+    amount: str
+    threads: int
+    until: float
+
+    def pick(self, smoke: Any, short: Any, full: Any) -> Any:
+        return {"smoke": smoke, "short": short, "full": full}[self.amount]
+
+
+def _sizes(run: Run) -> Results:
+    """Adam in float32 at every workload, against everybody."""
+    from bench.steps import measure
+
+    workloads = run.pick(["1", "1e4", "mlp"], SINGLE + LISTS, SINGLE + LISTS)
+    return measure(["adam"], ["float32"], workloads, run.threads, run.pick(0.0, 2.5, 15.0), run.until)
+
+
+def _rules(run: Run) -> Results:
+    """Every rule and type, against everybody. The full run takes every workload."""
+    from bench.steps import measure
+    from bench.workloads import all_cases
+
+    workloads, seconds = run.pick(["1e3"], ["1e6", "1e3"], SINGLE + LISTS), run.pick(0.0, 0.5, 3.0)
+    others = [name for name in all_cases() if name != "adam"]
+    first = measure(others, ["float32"], workloads, run.threads, seconds, run.until)
+    return merge([first, measure(["adam", *others], ["float64"], workloads, run.threads, seconds, run.until)])
+
+
+def _serial(run: Run) -> Results:
+    """The same with one thread."""
+    from bench.steps import measure
+    from bench.workloads import all_cases
+
+    workloads = run.pick(["1e3"], ["1e3", "1e5", "1e7", "mlp"], SINGLE + LISTS)
+    cases, types = (list(all_cases()), TYPES) if run.amount == "full" else (["adam"], ["float32"])
+    return measure(cases, types, workloads, run.threads, run.pick(0.0, 1.5, 3.0), run.until)
+
+
+def _scaling(run: Run) -> Results:
+    """One thread, two, four, ..."""
+    from bench.scaling import measure
+
+    return measure(run.pick(["1e4"], SINGLE[3:7], SINGLE[2:]), run.threads, run.pick(0.0, 1.0, 10.0))
+
+
+def _loop(run: Run) -> Results:
+    """Forward and backward pass and step."""
+    from bench.loop import MODELS, measure
+
+    return measure(list(MODELS)[: run.pick(2, None, None)], run.pick(0.0, 3.0, 20.0))
+
+
+def _conditions(run: Run) -> Results:
+    """Busy cores, work between steps, denormals, options, memory, import."""
+    from bench.conditions import measure
+
+    sizes = run.pick(["1e3", "1e4"], ["1e3", "1e4", "1e5", "1e6", "1e7"], SINGLE[:-1])
+    return measure(sizes, run.threads, run.pick(0.0, 1.0, 8.0))
+
+
+def _instructions(run: Run) -> Results:
+    """Instruction counts under callgrind: a minute, so not in the short run."""
+    from bench.instructions import compare
+    from bench.runner import Unavailable
+
+    try:
+        return {"instructions": compare()}
+    except Unavailable as reason:
+        return {"skipped": {"instructions": {str(reason): ["callgrind"]}}}
+
+
+# In this order, so that what a slow machine leaves no time for is the least missed.
+PARTS: dict[str, Callable[[Run], Results]] = {
+    "sizes": _sizes,
+    "serial": _serial,
+    "scaling": _scaling,
+    "loop": _loop,
+    "conditions": _conditions,
+    "rules": _rules,
+    "instructions": _instructions,
+}
+
+
+def merge(results: list[Results]) -> Results:
+    """Lists are joined, dicts merged."""
+    found: Results = {}
+    for result in results:
+        for key, value in result.items():
+            if isinstance(value, list):
+                found.setdefault(key, []).extend(value)
+            elif key == "skipped":
+                for peer, reasons in value.items():
+                    for reason, cells in reasons.items():
+                        found.setdefault(key, {}).setdefault(peer, {}).setdefault(reason, []).extend(cells)
+            else:
+                found.setdefault(key, {}).update(value)
+    return found
+
+
+def measured(name: str, run: Run) -> Results:
+    """One part, in a process of its own: with one thread by an affinity mask that everybody in it must obey."""
+    environment = dict(os.environ)
+    if name == "serial":
+        run = replace(run, threads=1)
+        single = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
+        environment.update(dict.fromkeys(single, "1"))
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "part.json"
+        command = [sys.executable, "-m", "bench", "part", name, json.dumps(asdict(run)), str(target)]
+        with (Path(folder) / "log").open("w+") as log:  # peers chatter
+            done = subprocess.run(command, env=environment, stdout=log, stderr=log)
+            if done.returncode:
+                log.seek(0)
+                tail = "".join(log.readlines()[-15:])
+                raise click.ClickException(f"the part {name} ended with status {done.returncode}:\n{tail}")
+        return json.loads(target.read_text())  # type: ignore[no-any-return]
+
+
+def terminal() -> Console:
+    """The terminal, or 130 columns where the output goes elsewhere."""
+    console = Console()
+    return console if console.is_terminal else Console(width=130)
+
+
+@click.group(invoke_without_command=True)
+@click.option("--full", "amount", flag_value="full", help="Every rule, type and workload: hours.")
+@click.option("--smoke", "amount", flag_value="smoke", help="See that everything runs: the timings mean nothing.")
+@click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only this part; may be repeated.")
+@click.option("--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path))
+@click.pass_context
+def main(context: click.Context, amount: str | None, parts: tuple[str, ...], out: Path) -> None:
+    """Benchmark fastopt against the machine's roof and everybody else: tables, plots and bench.json in OUT.
+
+    Without options under five minutes on two cores.
+    """
+    if context.invoked_subcommand:
+        return
+    import fastopt
+    from bench import machine, plots, report
+    from bench.runner import others
+
+    amount = amount or "short"
+    # a short run begins nothing new after four minutes; what then still must be done takes less than one
+    run = Run(amount, fastopt.get_num_threads(), time() + 240 if amount == "short" else float("inf"))
+    console = terminal()
+    load: Results = {}
+    results = []
+    for name in parts or [name for name in PARTS if amount == "full" or name != "instructions"]:
+        with console.status(f"{name}: {PARTS[name].__doc__}"), others() as load[name]:
+            results.append(measured(name, run))
+    command = " ".join(["python -m bench", *sys.argv[1:]])
+    found = merge([{"machine": machine.describe(command)}, *results, {"load": load}])
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
+    pictures = plots.draw(found, out)
+    report.show(found, console)
+    console.print(f"wrote {', '.join(str(path) for path in [out / 'bench.json', *pictures])}")
+
+
+@main.command(hidden=True)
+@click.argument("name", type=click.Choice(list(PARTS)))
+@click.argument("how")
+@click.argument("target", type=click.Path(path_type=Path))
+def part(name: str, how: str, target: Path) -> None:
+    """Measure one part into a JSON file."""
+    run = Run(**json.loads(how))
+    if run.threads == 1 and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    target.write_text(json.dumps(PARTS[name](run)))
+
+
+@main.command()
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("pages", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def page(results: Path, pages: tuple[Path, ...]) -> None:
+    """Put the tables and pictures of RESULTS between the marks in PAGES."""
+    from bench import report
+
+    found = json.loads(results.read_text())
+    for target in pages:
+        click.echo(f"{target}: {report.fill(target, found, results.parent)} blocks filled")
+
+
+@main.command()
+@click.argument("results", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def show(results: Path) -> None:
+    """Draw the plots and print the tables of RESULTS again."""
+    from bench import plots, report
+
+    found = json.loads(results.read_text())
+    plots.draw(found, results.parent)
+    report.show(found, terminal())
+
+
+@main.command()
+@click.option("--update", is_flag=True, help="Store what was counted.")
+def instructions(update: bool) -> None:
+    """Count instructions under callgrind; status 1 where a step needs more than was stored."""
+    from bench import report
+    from bench.instructions import TOLERANCE, compare, key
+    from bench.runner import Unavailable
+
+    try:
+        rows = compare(update)
+    except Unavailable as reason:
+        click.echo(f"instructions: skipped, {reason}")
+        return
+    terminal().print(report.instructions({"instructions": rows}).rich())
+    if all(row["ratio"] is None for row in rows):
+        click.echo(f"instructions: nothing stored for {key()}; --update stores")
+    if any(row["ratio"] and row["ratio"] > 1 + TOLERANCE for row in rows):  # type: ignore[operator]
+        raise click.ClickException(f"more than {1 + TOLERANCE:.2f} times the stored count")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m bench")

@@ -1,0 +1,72 @@
+"""The whole training loop: forward and backward pass of a perceptron in NumPy, BLAS threads on, then a step.
+
+A faster step that slows the matrix products down is no gain, so what counts is the time of an iteration.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bench.peers import Fastopt, Limited, Naive, Out, Twin
+from bench.runner import Contender, interleave
+from bench.workloads import CASES, Case, Data, mlp
+
+# Layer widths and batch size, from one that lives in the L1 cache to one that does not fit the last level.
+MODELS = {
+    "8-16-1": ((8, 16, 1), 16),
+    "64-64-10": ((64, 64, 10), 32),
+    "784-256-256-10": ((784, 256, 256, 10), 64),
+    "1024-1024-1024-10": ((1024, 1024, 1024, 10), 64),
+    "2048-2048-2048-2048-10": ((2048, 2048, 2048, 2048, 10), 32),
+}
+# So small that parameters stay where they are: every iteration of every contender is the same work.
+CASE = Case("adam", "Adam", {**CASES["adam"].options, "lr": 1e-9}, CASES["adam"].state)
+
+
+class Model:
+    """A perceptron with ReLU and squared error; backward() leaves the gradients in the arrays of `data`."""
+
+    def __init__(self, widths: tuple[int, ...], batch: int) -> None:
+        rng = np.random.default_rng(0)
+        self.data = Data(mlp(*widths), "float32", CASE.state)
+        for p in self.data.params:
+            p[...] = rng.normal(0.0, (2 / p.shape[0]) ** 0.5, p.shape)
+        self.x, self.y = (rng.standard_normal((batch, width), dtype="float32") for width in (widths[0], widths[-1]))
+
+    def backward(self) -> None:
+        weights, biases = self.data.params[::2], self.data.params[1::2]
+        activations = [self.x]
+        for w, b in zip(weights, biases, strict=True):
+            activations.append(np.maximum(activations[-1] @ w + b, 0))
+        delta = (activations[-1] - self.y) / len(self.x)
+        for i in reversed(range(len(weights))):
+            delta = delta * (activations[i + 1] > 0)
+            np.matmul(activations[i].T, delta, out=self.data.grads[2 * i])
+            np.sum(delta, axis=0, out=self.data.grads[2 * i + 1])
+            if i:
+                delta = delta @ weights[i].T
+
+
+class Iteration(Contender):
+    def __init__(self, model: Model, stepper: Contender | None, name: str) -> None:
+        self.model, self.stepper, self.name = model, stepper, name
+
+    def step(self) -> None:
+        self.model.backward()
+        if self.stepper:
+            self.stepper.step()
+
+
+def measure(models: list[str], seconds: float) -> dict[str, Any]:
+    rows = []
+    for name in models:
+        model = Model(*MODELS[name])
+        fast = Iteration(model, Fastopt(CASE, model.data), "fastopt")
+        contenders = [Iteration(model, None, "no step"), fast, Limited(fast, 1)]
+        contenders += [Iteration(model, peer(CASE, model.data), peer.name) for peer in (Naive, Out, Twin)]
+        for contender, timing in interleave(contenders, seconds, rounds=(9, 60)).items():
+            q1, median, q3 = (1e6 * s for s in timing.quartiles())
+            rows.append({"model": name, "contender": contender, "us": median, "q1": q1, "q3": q3})
+    return {"loop": rows}

@@ -1,0 +1,53 @@
+"""The papers' formulas in float64, unfolded, and the dialects that frameworks speak: peers are checked against them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from bench.workloads import Case
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+# In the order tried. The first is the formula of DESIGN section 5; the note of a peer that speaks another is printed.
+DIALECTS = {
+    "paper": "",
+    "eps-hat": "adds eps to the uncorrected square root (Kingma & Ba's 'epsilon hat')",
+    "eps-inside": "adds eps inside the square root",
+    "corrected-max": "takes AMSGrad's maximum after bias correction",
+}
+
+
+def descend(case: Case, dialect: str, p: Array, gradients: Iterable[Array]) -> tuple[Array, Array]:
+    """Where the rule takes p, and the length of the way there, element by element."""
+    o = {"momentum": 0.0, "weight_decay": 0.0, "nesterov": False, "centered": False, "amsgrad": False, **case.options}
+    m, v, a, x, way = (np.zeros_like(p) for _ in range(5))
+    for t, g in enumerate(gradients, start=1):
+        if case.optimizer in ("SGD", "NAG"):  # with a constant lr, NAG's step is momentum's
+            m = o["momentum"] * m + g
+            change = g + o["momentum"] * m if o["nesterov"] else m
+        elif case.optimizer == "RMSprop":
+            v = o["alpha"] * v + (1 - o["alpha"]) * g**2
+            a = o["alpha"] * a + (1 - o["alpha"]) * g
+            u = np.maximum(v - a**2, 0) if o["centered"] else v
+            m = o["momentum"] * m + g / _root(u, o["eps"], dialect)
+            change = m
+        else:
+            (beta1, beta2), eps = o["betas"], o["eps"]
+            m = beta1 * m + (1 - beta1) * g
+            v = beta2 * v + (1 - beta2) * g**2
+            correction = 1 - beta2**t
+            x = np.maximum(x, v / correction if dialect == "corrected-max" else v) if o["amsgrad"] else v
+            u = x if dialect == "corrected-max" else x / correction
+            eps = eps / np.sqrt(correction) if dialect == "eps-hat" else eps
+            change = m / (1 - beta1**t) / _root(u, eps, dialect)
+        change = o["lr"] * (change + o["weight_decay"] * p)  # decoupled; no other decay is measured
+        p = p - change
+        way = way + np.abs(change)
+    return p, way
+
+
+def _root(v: Array, eps: float, dialect: str) -> Array:
+    return np.sqrt(v + eps) if dialect == "eps-inside" else np.sqrt(v) + eps

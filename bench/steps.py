@@ -1,0 +1,122 @@
+"""The step alone: fastopt, its roof and every peer over the same arrays, for each rule, type and workload."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable
+from itertools import product
+from time import time
+from typing import Any
+
+from bench.peers import PEERS, Fastopt, Peer, check
+from bench.roofline import Roof, roofs
+from bench.runner import Contender, Timing, Unavailable, interleave
+from bench.workloads import CASES, WORKLOADS, Case, Data, all_cases, elements
+
+Record = dict[str, Any]
+ROOF = "roof"
+
+
+def available_memory() -> float:
+    try:
+        with open("/proc/meminfo") as lines:
+            return next(float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return float("inf")
+
+
+def prepared(data: Data, case: Case = CASES["adam"]) -> Fastopt:
+    """fastopt over the arrays of `data`, one step taken, its state handed to all who come after."""
+    fast = Fastopt(case, data)
+    fast.run(1)
+    fast.share()
+    return fast
+
+
+def gather(case: Case, data: Data, peers: Iterable[type[Peer]], threads: int) -> tuple[list[Contender], dict[str, str]]:
+    """Everything that can take this step and computes it right, over the arrays of `data`; why others do not."""
+    contenders: list[Contender] = [prepared(data, case)]
+    skipped = {}
+    for peer in peers:
+        try:
+            known = case.name in CASES
+            formula = check(peer, case, data.dtype.name) if known else "paper"  # type: ignore[arg-type]
+            contender = peer(case, data)
+            contender.formula = formula
+            contenders.append(contender)
+        except Unavailable as reason:
+            skipped[peer.name] = str(reason)
+    try:
+        contenders += roofs(data, threads)
+    except Unavailable as reason:
+        skipped[ROOF] = str(reason)
+    return contenders, skipped
+
+
+def records(contenders: list[Contender], timings: dict[str, Timing], data: Data, **labels: Any) -> list[Record]:
+    """One row a contender; of the candidates for the roof only the fastest, by its median."""
+    medians = {c.name: timings[c.name].quartiles()[1] for c in contenders}
+    candidates = [c.name for c in contenders if isinstance(c, Roof)]
+    best = min(candidates, key=medians.__getitem__, default=None)
+    rows = []
+    for contender in contenders:
+        if contender.name in candidates and contender.name != best:
+            continue
+        q1, median, q3 = timings[contender.name].quartiles()
+        rows.append(
+            {
+                **labels,
+                "contender": ROOF if contender.name == best else contender.name,
+                "detail": contender.name,
+                "formula": getattr(contender, "formula", ""),
+                "packaged": getattr(contender, "packaged", False),
+                "elements": data.elements,
+                "us": 1e6 * median,
+                "q1": 1e6 * q1,
+                "q3": 1e6 * q3,
+                "rounds": len(timings[contender.name].seconds),
+                "ns_per_parameter": 1e9 * median / data.elements,
+                "gb_per_s": data.bytes_moved / median / 1e9,
+                "x_roof": median / medians[best] if best else None,
+            }
+        )
+    return rows
+
+
+def cell(
+    case: Case, dtype: str, workload: str, threads: int, seconds: float, peers: Iterable[type[Peer]] = PEERS
+) -> tuple[list[Record], dict[str, str]]:
+    """Measure one rule, type and workload."""
+    labels = {"case": case.name, "dtype": dtype, "workload": workload, "threads": threads}
+    # p, g and state once for all, again inside JAX, Keras and scikit-learn, and the temporaries of NumPy's forms
+    need = 5 * (2 + len(case.state)) * elements(workload) * (8 if dtype == "float64" else 4)
+    if need > available_memory():
+        return [], {"everything": f"{workload} in {dtype} wants {need / 2**30:.0f} GiB of free memory"}
+    data = Data(WORKLOADS[workload], dtype, case.state)
+    contenders, skipped = gather(case, data, peers, threads)
+    rows = records(contenders, interleave(contenders, seconds), data, **labels)
+    del contenders
+    gc.collect()
+    return rows, skipped
+
+
+def measure(
+    cases: Iterable[str], dtypes: Iterable[str], workloads: Iterable[str], threads: int, seconds: float, until: float
+) -> dict[str, Any]:
+    """All combinations, as many as begin before the time `until`.
+
+    `skipped` lists for each peer its reasons, each with the cells it was given for.
+    """
+    known = all_cases()
+    rows: list[Record] = []
+    found: list[Record]
+    skipped: dict[str, dict[str, list[str]]] = {}
+    for dtype, workload, name in product(dtypes, workloads, cases):
+        if time() > until:
+            found, reasons = [], {"everything": "no time was left in a short run; --full has it"}
+        else:
+            found, reasons = cell(known[name], dtype, workload, threads, seconds)
+        rows += found
+        for peer, reason in reasons.items():
+            skipped.setdefault(peer, {}).setdefault(reason, []).append(f"{name} {dtype} {workload}")
+    return {"steps": rows, "skipped": skipped}

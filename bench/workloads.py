@@ -1,0 +1,136 @@
+"""What is measured: lists of tensor shapes, update rules with their hyper-parameters, and arrays to run them on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+def mlp(*widths: int) -> Shapes:
+    """Weights and biases of a perceptron, layer by layer."""
+    return [shape for n, m in pairwise(widths) for shape in ((n, m), (m,))]
+
+
+def resnet50() -> Shapes:
+    """ResNet-50 (He et al. 2015, table 1): convolutions, each with scale and shift of its normalisation; classifier."""
+
+    def convolution(n: int, m: int, size: int) -> list[tuple[int, ...]]:
+        return [(m, n, size, size), (m,), (m,)]
+
+    shapes = convolution(3, 64, 7)
+    inputs = 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        width = 64 * 2**stage
+        outputs = 4 * width
+        for block in range(blocks):
+            shapes += convolution(inputs, width, 1) + convolution(width, width, 3) + convolution(width, outputs, 1)
+            if block == 0:
+                shapes += convolution(inputs, outputs, 1)  # the shortcut, where the width changes
+            inputs = outputs
+    return [*shapes, (1000, inputs), (1000,)]
+
+
+def gpt2_small() -> Shapes:
+    """GPT-2 small (Radford et al. 2019): 12 blocks of width 768; the output shares the weights of the embedding."""
+    width, vocabulary, context = 768, 50257, 1024
+    norm = [(width,), (width,)]
+    block = [*norm, *mlp(width, 3 * width), *mlp(width, width), *norm, *mlp(width, 4 * width, width)]
+    return [(vocabulary, width), (context, width), *block * 12, *norm]
+
+
+WORKLOADS: dict[str, Shapes] = {
+    **{name: [(int(float(name)),)] for name in ("1", "100", "1e3", "1e4", "1e5", "1e6", "1e7", "1e8")},
+    "mlp": mlp(784, 256, 256, 10),
+    "thousand-small": [(64,)] * 1000,
+    "resnet50": resnet50(),
+    "gpt2-small": gpt2_small(),
+}
+
+
+def elements(workload: str) -> int:
+    return sum(math.prod(shape) for shape in WORKLOADS[workload])
+
+
+def is_single(workload: str) -> bool:
+    return len(WORKLOADS[workload]) == 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One update rule as it is measured: a class of fastopt, its options and its state under torch's names."""
+
+    name: str
+    optimizer: str
+    options: dict[str, Any] = field(default_factory=dict, hash=False)
+    state: tuple[str, ...] = ()
+
+
+_ADAM = {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8}
+_RMSPROP = {"lr": 1e-3, "alpha": 0.99, "eps": 1e-8}
+CASES: dict[str, Case] = {
+    case.name: case
+    for case in (
+        Case("sgd", "SGD", {"lr": 1e-3}),
+        Case("momentum", "SGD", {"lr": 1e-3, "momentum": 0.9}, ("momentum_buffer",)),
+        Case("nesterov", "SGD", {"lr": 1e-3, "momentum": 0.9, "nesterov": True}, ("momentum_buffer",)),
+        Case("nag", "NAG", {"lr": 1e-3, "momentum": 0.9}, ("momentum_buffer",)),
+        Case("rmsprop", "RMSprop", _RMSPROP, ("square_avg",)),
+        Case("rmsprop-momentum", "RMSprop", {**_RMSPROP, "momentum": 0.9}, ("square_avg", "momentum_buffer")),
+        Case("rmsprop-centered", "RMSprop", {**_RMSPROP, "centered": True}, ("square_avg", "grad_avg")),
+        Case("adam", "Adam", _ADAM, ("exp_avg", "exp_avg_sq")),
+        Case("adamw", "AdamW", {**_ADAM, "weight_decay": 1e-2}, ("exp_avg", "exp_avg_sq")),
+        Case("amsgrad", "Adam", {**_ADAM, "amsgrad": True}, ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")),
+    )
+}
+
+
+def all_cases() -> dict[str, Case]:
+    """`CASES`, and the classes of fastopt that are not there at their defaults: a new one is measured by itself."""
+    from fastopt.optimizers import OPTIMIZERS
+
+    known = {case.optimizer for case in CASES.values()}
+    return {**CASES, **{name.lower(): Case(name.lower(), name) for name in OPTIMIZERS if name not in known}}
+
+
+class Data:
+    """Parameters, gradients and state of one workload, every tensor an allocation of its own as in a real program.
+
+    All contenders that can are handed the very same arrays, so that none has better memory than another.
+    `state` maps torch's names to one array a tensor: zeros, until fastopt's own take their place.
+    """
+
+    def __init__(self, shapes: Shapes, dtype: str, state: Sequence[str] = (), seed: int = 0) -> None:
+        self.dtype = np.dtype(dtype)
+        self.single = len(shapes) == 1
+        noise = (0.1 * np.random.default_rng(seed).standard_normal(2**16)).astype(dtype)
+        self.params = [np.resize(noise, shape).copy() for shape in shapes]
+        self.grads = [np.resize(noise[::-1], shape).copy() for shape in shapes]
+        self.state = {name: [np.zeros(shape, self.dtype) for shape in shapes] for name in state}
+
+        self.generation = 0
+
+    def renew(self, grads: list[np.ndarray]) -> None:
+        """Put other gradients into the same arrays."""
+        self.generation += 1
+        for mine, g in zip(self.grads, grads, strict=True):
+            mine[...] = g
+
+    @property
+    def elements(self) -> int:
+        return sum(p.size for p in self.params)
+
+    @property
+    def bytes_moved(self) -> int:
+        """Bytes one step must move: p, g and state in, p and state out."""
+        return (3 + 2 * len(self.state)) * self.elements * self.dtype.itemsize
+
+    def tree(self, arrays: list[np.ndarray]) -> Any:
+        """The arrays as a user would hand them over: a lone one alone."""
+        return arrays[0] if self.single else arrays
