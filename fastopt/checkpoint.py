@@ -13,11 +13,10 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -32,21 +31,19 @@ _CODES = {dtype: code for code, dtype in _TYPES.items()}
 _DIGEST_SIZE = 32  # bytes; twice that in hexadecimal
 _NO_DIGEST = "0" * (2 * _DIGEST_SIZE)
 _BLOCK = 1 << 22  # bytes copied or hashed at a time
-_MAX_HEADER = 100_000_000  # bytes, as in the reference reader
 
 
-def _blocks(array: Array) -> Iterator[memoryview]:
-    """The array's bytes in C order, without a copy of more than a block where they do not lie so in memory."""
-    if array.size == 0:
-        return
+def _blocks(array: Array, access: Literal["readonly", "writeonly"]) -> Iterator[Array]:
+    """The array's elements in C order, a block at a time; what is written to a "writeonly" block goes to its place."""
+    count = _BLOCK // array.itemsize
     if array.flags.c_contiguous:
-        flat = array.reshape(-1).data.cast("B")
-        for start in range(0, len(flat), _BLOCK):
-            yield flat[start : start + _BLOCK]
+        flat = array.reshape(-1)
+        for start in range(0, flat.size, count):
+            yield flat[start : start + count]
     else:
-        rows = max(1, _BLOCK // max(1, array[0].nbytes))
-        for start in range(0, len(array), rows):
-            yield np.ascontiguousarray(array[start : start + rows]).reshape(-1).data.cast("B")
+        flags: tuple[Literal["external_loop", "buffered"], ...] = ("external_loop", "buffered")
+        with np.nditer(array, flags, [access], order="C", buffersize=count) as blocks:
+            yield from blocks
 
 
 def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
@@ -75,7 +72,7 @@ def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, st
         body += b" " * (-len(body) % 8)
         return len(body).to_bytes(8, "little") + body
 
-    temporary = path.with_name(f".fastopt-{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f".fastopt-{os.urandom(8).hex()}.tmp")
     # As open() would make it: with the permissions that the umask leaves.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -84,9 +81,9 @@ def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, st
             digest = hashlib.blake2b(first, digest_size=_DIGEST_SIZE)
             file.write(first)
             for array in arrays.values():
-                for block in _blocks(array):
-                    digest.update(block)
-                    file.write(block)
+                for block in _blocks(array, "readonly"):
+                    digest.update(block.data)
+                    file.write(block.data)
             file.seek(0)
             file.write(header(digest.hexdigest()))
             file.flush()
@@ -149,7 +146,7 @@ class Reader:
         size = os.fstat(self._file.fileno()).st_size
         start = self._file.read(8)
         length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > min(size - 8, _MAX_HEADER):
+        if len(start) < 8 or length > size - 8:
             raise self._refuse("it is truncated, or of another format")
         body = self._file.read(length)
         self._data = 8 + length
@@ -172,24 +169,9 @@ class Reader:
     def read(self, name: str, out: Array) -> None:
         """Read one array into `out`, of the same type and shape, without a copy of more than a block."""
         self._file.seek(self._data + self._places[name][0])
-        if out.flags.c_contiguous:
-            self._fill(out)
-        else:
-            rows = max(1, _BLOCK // max(1, out[0].nbytes))
-            for start in range(0, len(out), rows):
-                part = np.empty(out[start : start + rows].shape, out.dtype)
-                self._fill(part)
-                out[start : start + rows] = part
-
-    def _fill(self, out: Array) -> None:
-        if out.size == 0:
-            return
-        rest = out.reshape(-1).data.cast("B")
-        while len(rest):
-            count = self._file.readinto(rest[:_BLOCK])  # type: ignore[attr-defined]
-            if not count:
+        for block in _blocks(out, "writeonly"):
+            if self._file.readinto(block.data) != block.nbytes:  # type: ignore[attr-defined]
                 raise self._refuse("it was truncated while it was read")
-            rest = rest[count:]
 
     def close(self) -> None:
         """Close the file."""

@@ -240,7 +240,10 @@ class Optimizer:
 
     @staticmethod
     def _scheduled(schedule: Callable[[int], Any], steps: int) -> float:
-        return hyper.nonnegative(f"lr schedule {schedule!r} after {steps} steps", schedule(steps))
+        lr = schedule(steps)
+        if type(lr) is float and 0.0 <= lr < math.inf:
+            return lr
+        return hyper.nonnegative(f"lr schedule {schedule!r} after {steps} steps", lr)
 
     def _unscaling(self, loss_scale: Any) -> float:
         plan = self._bound()
