@@ -11,7 +11,7 @@ from bench.workloads import Case
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
-# In the order tried. The first is the formula of DESIGN section 5; the note of a peer that speaks another is printed.
+# In the order tried. The first is the formula of docs/classics.md; the note of a peer that speaks another is printed.
 DIALECTS = {
     "paper": "",
     "eps-hat": "adds eps to the uncorrected square root (Kingma & Ba's 'epsilon hat')",

@@ -6,7 +6,7 @@ What an array is, it leaves to the engine: here a leaf is whatever is not a list
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 __all__ = ["Tree", "described"]
@@ -44,27 +44,32 @@ def described(x: Any) -> str:
     return type(x).__name__
 
 
-def _take_apart(x: Any, shape: Any, name: str, found: list[Any]) -> None:
+def _name(path: Any) -> str:
+    """A place among the gradients as the user would write it; a path is (path of the container, key)."""
+    return "grads" if path is None else f"{_name(path[0])}[{path[1]!r}]"
+
+
+def _take_apart(x: Any, shape: Any, path: Any, found: list[Any]) -> None:
     """Append the leaves of x, which must have the structure `shape`, in the order of `shape`."""
     if shape is _LEAF:
         if isinstance(x, (dict, list, tuple)):
-            raise ValueError(f"{name} is {described(x)}: wanted one array")
+            raise ValueError(f"{_name(path)} is {described(x)}: wanted one array")
         found.append(x)
-    elif isinstance(shape, dict):
+        return
+    if isinstance(shape, dict):
         if not isinstance(x, dict):
-            raise ValueError(f"{name} is {described(x)}: wanted a dict with keys {list(shape)}")
+            raise ValueError(f"{_name(path)} is {described(x)}: wanted a dict with keys {list(shape)}")
         if x.keys() != shape.keys():
-            wrong = [f"lacks {key!r}" for key in shape if key not in x] + [
-                f"has {key!r}" for key in x if key not in shape
-            ]
-            raise ValueError(f"{name} {' and '.join(wrong)}: wanted a dict with keys {list(shape)}")
-        for key, part in shape.items():
-            _take_apart(x[key], part, f"{name}[{key!r}]", found)
+            lacks = [f"lacks {key!r}" for key in shape if key not in x]
+            wrong = lacks + [f"has {key!r}" for key in x if key not in shape]
+            raise ValueError(f"{_name(path)} {' and '.join(wrong)}: wanted a dict with keys {list(shape)}")
+        parts: Iterable[tuple[Any, Any]] = shape.items()
     else:
         if not isinstance(x, (list, tuple)) or len(x) != len(shape):
-            raise ValueError(f"{name} is {described(x)}: wanted a list of {len(shape)}")
-        for i, part in enumerate(shape):
-            _take_apart(x[i], part, f"{name}[{i}]", found)
+            raise ValueError(f"{_name(path)} is {described(x)}: wanted a list of {len(shape)}")
+        parts = enumerate(shape)
+    for key, part in parts:
+        _take_apart(x[key], part, (path, key), found)
 
 
 class Tree:
@@ -139,5 +144,5 @@ class Tree:
             If `grads` has another structure than the parameters.
         """
         found: list[Any] = []
-        _take_apart(grads, self._shape, "grads", found)
+        _take_apart(grads, self._shape, None, found)
         return found
