@@ -85,6 +85,12 @@ def headline(results: Results) -> Sheet:
     return sheet
 
 
+def speed(results: Results) -> Sheet:
+    """The headline for readers, who have set no targets."""
+    sheet = headline(results)
+    return Sheet(sheet.title, sheet.columns[:-3], [row[:-3] for row in sheet.rows])
+
+
 def promises(results: Results) -> Sheet:
     rows = [[v.what, v.target, v.measured, mark(v)] for v in targets.verdicts(results)]
     return Sheet("Promises: target beside measured", ["promise", "target", "measured", ""], rows)
@@ -173,7 +179,7 @@ def machine(results: Results) -> Iterator[str]:
         yield f"{part}: took {load['seconds']:.0f} s, others meanwhile kept {load['others_cores']:.2f} cores busy"
 
 
-SHEETS = (headline, promises, everybody, units, loop, conditions, instructions, skipped)
+SHEETS = (headline, speed, promises, everybody, units, loop, conditions, instructions, skipped)
 
 
 def show(results: Results, console: Console) -> None:

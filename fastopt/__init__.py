@@ -11,7 +11,6 @@ array([1., 2., 3.])
 
 __version__ = "0.1.0"
 
-from . import _openmp as _openmp  # isort: skip  # first: it says how long idle workers spin
 from . import checkpoint, schedules
 from .optimizer import Optimizer
 from .optimizers import NAG, OPTIMIZERS, SGD, Adam, AdamW, RMSprop

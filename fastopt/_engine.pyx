@@ -128,15 +128,15 @@ cdef enum:
     CHUNK_ELEMENTS = 4096
     TILE = 1024
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
-    WAKE_FROM = 1 << 19         # elements: a first guess of what is worth waking a sleeping worker
-    PARALLEL_FROM = 1 << 22     # elements: two threads lose nothing even if they must be woken
+    WAKE_FROM = 1 << 22         # elements: a first guess of what is worth it where there is other work between steps
+    PARALLEL_FROM = 1 << 24     # elements: two threads lose nothing even if they must be woken, and spin afterwards
     # Fetching ahead: measured on 2 cores with 36 MB of cache, Adam float32, in units of the roof (python -m bench):
     # 10^7 elements 1.06 against 1.10 without, ResNet-50 1.01 / 1.06, 10^8 1.04 / 1.09; but 10^6, in cache, 1.7 / 1.3.
     # Tiles of 64 elements cost more calls, of 512 and more a burst of fetches that stalls (1.4).
     PREFETCH_FROM = 1 << 26     # bytes: what does not stay in a cache between two steps
     PREFETCH_TILE = 128         # elements
     PREFETCH_TILES = 4          # how far ahead
-    GAPS = 4                    # classes of the time since the last parallel region
+    GAPS = 4                    # classes of the time since the last sweep
 
 CHUNK = CHUNK_ELEMENTS
 OPENMP = FO_OPENMP != 0
@@ -701,14 +701,14 @@ cdef void run_alone(const Sweep *w) noexcept nogil:
 cdef struct Choice:
     # What is known of one operation in one situation: its cost per element alone, [0], and with all workers, [1]. The
     # cheaper one is taken, and the other tried again now and then, ever more seldom while it stays dearer. The
-    # situation is how long ago the last parallel region ended: it decides whether workers still spin or must be woken,
+    # situation is how long ago the last sweep ended: it decides whether workers can still be spinning or must be woken,
     # which costs more than a small step itself (measured: a wake-up 50 to 200 us, Adam over 65,536 elements 25 to 50).
     double cost[2]
     int tried[2]
     int left                 # uses before the dearer way is tried again
     int interval
 
-cdef double region_ended = 0.0  # when the last parallel region of this process did, ns
+cdef double sweep_ended = 0.0  # when the last sweep of this process did that could have been parallel, ns
 
 
 cdef int choose(Choice *c, int first) noexcept:
@@ -742,7 +742,7 @@ cdef void learn(Choice *c, int way, double cost) noexcept:
 
 
 cdef int gap_class(double gap) noexcept:
-    """Situations by the time since the last parallel region, ns."""
+    """Situations by the time since the last sweep, ns."""
     return 0 if gap < 1e5 else 1 if gap < 2e6 else 2 if gap < 2e7 else 3
 
 
@@ -1336,11 +1336,11 @@ cdef class Plan:
 
     cdef int sweep(self, Operation what, int slot=0, double scale=1.0) except -1:
         """Carry one operation over all chunks, in one parallel region."""
-        global region_ended
+        global sweep_ended
         cdef Sweep w
         cdef int worker, way, workers
         cdef double *grown
-        cdef double begin
+        cdef double begin, last, spun
         cdef Choice *choice
         cdef int gap
         w.what = what
@@ -1371,7 +1371,8 @@ cdef class Plan:
             return 0
 
         begin = fo_now()
-        gap = gap_class(begin - region_ended)
+        last = sweep_ended
+        gap = gap_class(begin - last)
         choice = &self.choices[<int>what][gap]
         if not learning or self.elements >= PARALLEL_FROM:
             way = 1
@@ -1385,8 +1386,10 @@ cdef class Plan:
             with nogil:
                 for worker in prange(w.workers, num_threads=w.workers, schedule="static", chunksize=1):
                     run_worker(&w, worker)
-            region_ended = fo_now()
-        learn(choice, way, (fo_now() - begin) / self.elements)
+        sweep_ended = fo_now()
+        # Workers that spin after this take cores from the work between steps, if there is any.
+        spun = 0.6 * min(begin - last, 6e6) if way == 1 and gap > 0 else 0.0
+        learn(choice, way, (sweep_ended - begin + spun) / self.elements)
         return 0
 
     cdef int share_out(self, Sweep *w, int workers) except -1:
