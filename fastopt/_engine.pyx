@@ -713,7 +713,7 @@ cdef double sweep_ended = 0.0  # when the last sweep of this process did that co
 
 cdef int choose(Choice *c, int first) noexcept:
     """0 to work alone, 1 to call the workers; `first` is what to do before anything is known."""
-    if c.tried[first] < 8:
+    if c.tried[first] < 2:
         return first
     if c.tried[1 - first] < 2:
         return 1 - first
@@ -727,7 +727,7 @@ cdef int choose(Choice *c, int first) noexcept:
 cdef void learn(Choice *c, int way, double cost) noexcept:
     """Take in what a use cost."""
     cdef int better = c.cost[1] < c.cost[0]
-    c.tried[way] += c.tried[way] < 8
+    c.tried[way] += c.tried[way] < 2
     if c.tried[way] == 1:
         c.cost[way] = cost
         c.interval = c.left = 8
@@ -743,7 +743,7 @@ cdef void learn(Choice *c, int way, double cost) noexcept:
 
 cdef int gap_class(double gap) noexcept:
     """Situations by the time since the last sweep, ns."""
-    return 0 if gap < 1e5 else 1 if gap < 2e6 else 2 if gap < 2e7 else 3
+    return 0 if gap < 5e5 else 1 if gap < 2e6 else 2 if gap < 2e7 else 3
 
 
 @cython.final
