@@ -129,7 +129,7 @@ cdef enum:
     TILE = 1024
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth it where there is other work between steps
-    PARALLEL_FROM = 1 << 24     # elements: two threads lose nothing even if they must be woken, and spin afterwards
+    PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken, and spin afterwards
     # Fetching ahead: measured on 2 cores with 36 MB of cache, Adam float32, in units of the roof (python -m bench):
     # 10^7 elements 1.06 against 1.10 without, ResNet-50 1.01 / 1.06, 10^8 1.04 / 1.09; but 10^6, in cache, 1.7 / 1.3.
     # Tiles of 64 elements cost more calls, of 512 and more a burst of fetches that stalls (1.4).
