@@ -15,6 +15,7 @@ from typing import Any
 
 PAUSE = 0.015  # s before each measurement: GNU OpenMP's workers spin for 6 ms after a region (measured)
 BLOCK = 0.002  # s of work that is timed as one, and as much before it untimed; perf_counter resolves 50 ns
+WARM_UP = 3  # steps at least: threads that slept through the pause wake up in the first ones
 LONG = 0.020  # s: a step as long as this needs no warm-up, it warms itself
 
 
@@ -54,27 +55,31 @@ class Timing:
         return first, median, third
 
 
-def calibrate(contender: Contender) -> tuple[int, float]:
+def calibrate(contender: Contender, block: float) -> tuple[int, float]:
     """How many steps fill a block, and the seconds a step takes. The first step, which may compile, does not count."""
     contender.refresh()
     contender.run(1)
     seconds = contender.run(1)
     n = 1
-    while seconds * n < BLOCK / 4 and 4 * n <= contender.most:
+    while seconds * n < block / 4 and 4 * n <= contender.most:
         n *= 4
         contender.refresh()
         seconds = contender.run(n)
-    return min(contender.most, max(1, round(BLOCK / seconds))), seconds
+    return min(contender.most, max(1, round(block / seconds))), seconds
 
 
 def interleave(
-    contenders: Sequence[Contender], seconds: float, rounds: tuple[int, int] = (5, 40), pause: float = PAUSE
+    contenders: Sequence[Contender],
+    seconds: float,
+    rounds: tuple[int, int] = (5, 40),
+    pause: float = PAUSE,
+    block: float = BLOCK,
 ) -> dict[str, Timing]:
     """Time all contenders in rounds for about so many seconds; one 4 times slower than the fastest joins every 4th.
 
     One that is 8 times slower and takes more than 0.3 s has no more than the step it was calibrated with.
     """
-    found = [(contender, *calibrate(contender)) for contender in contenders]
+    found = [(contender, *calibrate(contender, block)) for contender in contenders]
     fastest = min((estimate for *_, estimate in found), default=0.0)
     timings = {contender.name: Timing(inner) for contender, inner, _ in found}
     deadline = perf_counter() + seconds
@@ -92,7 +97,7 @@ def interleave(
             time.sleep(pause)
             contender.refresh()
             if estimate < LONG:
-                contender.run(inner)
+                contender.run(max(inner, WARM_UP))
                 contender.refresh()
             timings[contender.name].seconds.append(contender.run(inner))
     raise AssertionError("unreachable")

@@ -11,7 +11,8 @@ array([1., 2., 3.])
 
 __version__ = "0.1.0"
 
-from . import checkpoint, schedules
+import typing
+
 from .optimizer import Optimizer
 from .optimizers import NAG, OPTIMIZERS, SGD, Adam, AdamW, RMSprop
 from .threads import (
@@ -22,6 +23,9 @@ from .threads import (
     show_config,
     show_runtime,
 )
+
+if typing.TYPE_CHECKING:
+    from . import checkpoint, schedules
 
 __all__ = [
     "NAG",
@@ -41,3 +45,12 @@ __all__ = [
     "show_config",
     "show_runtime",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import these when they are first asked for: what they need takes longer than all the rest."""
+    if name in ("checkpoint", "schedules"):
+        import importlib
+
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from .optimizer import Optimizer
+from .optimizer import Optimizer, Scalars, Steps
 from .tree import Tree
 
 CHUNK: int
@@ -24,7 +25,7 @@ def after_fork_in_child() -> None: ...
 def is_forked() -> bool: ...
 def set_flush(on: bool) -> None: ...
 def get_flush() -> bool: ...
-def one_minus_power(beta: float, t: int) -> float: ...
+def one_minus_power(beta: float, t: npt.ArrayLike) -> npt.NDArray[np.float64]: ...
 def empty_like(a: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
 
 class kernel_mode:  # noqa: N801
@@ -46,7 +47,7 @@ class Terms:
         values: dict[str, Any],
         rule: str,
         kind: str,
-        scalars: Callable[[dict[str, Any], float, int], dict[str, float]],
+        scalars: Callable[[dict[str, Any], Steps], tuple[Scalars, Scalars]],
     ) -> None: ...
 
 class Plan:

@@ -22,6 +22,7 @@ from cpython.pythread cimport (
     PyThread_release_lock, PyThread_type_lock)
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cython.parallel cimport prange
+from libc.float cimport DBL_MAX
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
@@ -32,6 +33,7 @@ from sys import intern
 
 import numpy as np
 
+from .hyper import nonnegative
 from .tree import described as described_tree
 
 cnp.import_array()
@@ -41,6 +43,7 @@ cdef extern from "fastopt.h" nogil:
 
     ctypedef struct fo_span:
         Py_ssize_t n
+        Py_ssize_t reach
         void *p
         const void *g
         void *s[FO_MAX_STATE]
@@ -102,15 +105,10 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &t);
         return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
     }
-    /* The next of a queue that several threads take from. */
-    static inline Py_ssize_t fo_take(Py_ssize_t *next)
+    /* The next few of a queue that several threads take from. */
+    static inline Py_ssize_t fo_take(Py_ssize_t *next, Py_ssize_t few)
     {
-        return __atomic_fetch_add(next, 1, __ATOMIC_RELAXED);
-    }
-    static inline void fo_prefetch(const char *begin, const char *end)
-    {
-        for (; begin < end; begin += 64)
-            __builtin_prefetch(begin);
+        return __atomic_fetch_add(next, few, __ATOMIC_RELAXED);
     }
     #if defined __clang__
     #define FO_COMPILER "clang " __clang_version__
@@ -121,8 +119,7 @@ cdef extern from *:
     const int FO_OPENMP
     const char *FO_COMPILER
     double fo_now() noexcept nogil
-    Py_ssize_t fo_take(Py_ssize_t *next) noexcept nogil
-    void fo_prefetch(const char *begin, const char *end) noexcept nogil
+    Py_ssize_t fo_take(Py_ssize_t *next, Py_ssize_t few) noexcept nogil
 
 cdef enum:
     CHUNK_ELEMENTS = 4096
@@ -130,12 +127,7 @@ cdef enum:
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth it where there is other work between steps
     PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken, and spin afterwards
-    # Fetching ahead: measured on 2 cores with 36 MB of cache, Adam float32, in units of the roof (python -m bench):
-    # 10^7 elements 1.06 against 1.10 without, ResNet-50 1.01 / 1.06, 10^8 1.04 / 1.09; but 10^6, in cache, 1.7 / 1.3.
-    # Tiles of 64 elements cost more calls, of 512 and more a burst of fetches that stalls (1.4).
-    PREFETCH_FROM = 1 << 26     # bytes: what does not stay in a cache between two steps
-    PREFETCH_TILE = 128         # elements
-    PREFETCH_TILES = 4          # how far ahead
+    TABLE = 256                 # steps for which a class's scalars are computed at once
     GAPS = 4                    # classes of the time since the last sweep
 
 CHUNK = CHUNK_ELEMENTS
@@ -261,23 +253,29 @@ cdef class kernel_mode:
 
 
 cdef class Lock:
-    """A lock to hold in a ``with`` statement; in a forked child it can be renewed."""
+    """A lock to hold in a ``with`` statement; in a forked child it can be renewed.
 
-    cdef PyThread_type_lock lock
+    Who holds it is kept under the GIL, so that taking it when it is free costs next to nothing; the lock of the
+    operating system is what others sleep on.
+    """
+
+    cdef PyThread_type_lock bed
     cdef unsigned long holder
+    cdef int sleepers
 
     def __cinit__(self):
         self.renew()
 
     def __dealloc__(self):
-        PyThread_free_lock(self.lock)
+        PyThread_free_lock(self.bed)
 
     def renew(self):
         """Be free, whoever held the lock: its holder may be a thread that a fork left behind."""
-        self.holder = 0
-        self.lock = PyThread_allocate_lock()
-        if self.lock == NULL:
+        self.holder = self.sleepers = 0
+        self.bed = PyThread_allocate_lock()
+        if self.bed == NULL:
             raise MemoryError
+        PyThread_acquire_lock(self.bed, 0)
 
     def __enter__(self):
         self.acquire()
@@ -287,39 +285,52 @@ cdef class Lock:
 
     cdef int acquire(self) except -1:
         cdef unsigned long me = PyThread_get_thread_ident()
-        if not PyThread_acquire_lock(self.lock, 0):
-            if self.holder == me:
-                raise RuntimeError("the optimizer is in the middle of a step: a schedule must not use it")
+        if self.holder == me:
+            raise RuntimeError("the optimizer is in the middle of a step: a schedule must not use it")
+        if self.holder != 0:
+            self.sleepers += 1
             with nogil:
-                PyThread_acquire_lock(self.lock, 1)
+                PyThread_acquire_lock(self.bed, 1)
+            self.sleepers -= 1
         self.holder = me
         return 0
 
     cdef void release(self) noexcept:
         self.holder = 0
-        PyThread_release_lock(self.lock)
+        if self.sleepers > 0:
+            self.holder = <unsigned long>-1  # nobody's but the one's who wakes up
+            PyThread_release_lock(self.bed)
 
 
 # ---- numbers ----
 
-def one_minus_power(double beta, int64_t t):
-    """1 - beta**t for beta in [0, 1] and t >= 0, to a few last bits, also where beta**t is close to 1.
+def one_minus_power(double beta, t):
+    """1 - beta**t for beta in [0, 1] and each whole number t >= 0 of an array, to a few last bits.
 
     By squaring: with e = 1 - beta**k, that of 2k is e (2 - e), and that of k + 1 is e beta + (1 - beta). Nothing
-    cancels, and there is no library function in it whose last bits could differ from machine to machine.
+    cancels where beta**t is close to 1, and there is no library function in it whose last bits could differ from
+    machine to machine.
     """
-    cdef double e = 0.0, rest = 1.0 - beta
-    cdef int64_t bit = 1
-    if t < 0:
-        raise ValueError(f"t is {t}: wanted at least 0")
-    while bit <= t >> 1:
-        bit <<= 1
-    while bit and e < 1.0:
-        e = e * (2.0 - e)
-        if t & bit:
-            e = e * beta + rest
-        bit >>= 1
-    return e
+    cdef cnp.ndarray powers = np.asarray(t, np.int64, order="C")
+    cdef cnp.ndarray found = np.empty(shown(powers))
+    cdef const int64_t *k = <const int64_t *>cnp.PyArray_DATA(powers)
+    cdef double e, rest = 1.0 - beta
+    cdef int64_t bit
+    cdef Py_ssize_t i
+    for i in range(cnp.PyArray_SIZE(powers)):
+        if k[i] < 0:
+            raise ValueError(f"t is {k[i]}: wanted at least 0")
+        bit = 1
+        while bit <= k[i] >> 1:
+            bit <<= 1
+        e = 0.0
+        while bit and e < 1.0:
+            e = e * (2.0 - e)
+            if k[i] & bit:
+                e = e * beta + rest
+            bit >>= 1
+        (<double *>cnp.PyArray_DATA(found))[i] = e
+    return found
 
 
 # ---- arrays ----
@@ -443,16 +454,13 @@ cdef void extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept:
 # ---- the plan ----
 
 cdef struct Leaf:
-    const RawArray *array    # the parameter
+    # What a sweep must know of a parameter. All threads read it, so a step writes only what has changed: each line
+    # written must be fetched by one core from the other.
     char *p
     const char *g
     char *s[FO_MAX_STATE]    # in the order of the plan's slots
     const RawArray *order    # the gradient's array, where its elements lie in another order than p's; else NULL
-    const char *cleared      # the gradient last seen to overlap no parameter
-    PyObject *held           # the gradient's array, during a step
-    int wanted               # flags of a gradient that can be read as it lies
     Py_ssize_t n
-    int64_t count            # updates this parameter has had
     Py_ssize_t first         # chunks of active leaves before this one
     int itemsize
     int real
@@ -460,6 +468,14 @@ cdef struct Leaf:
     int coef
     bint active              # takes part in the sweep
     bint reversed            # Fortran order: memory order is that of the reversed axes
+
+cdef struct Watch:
+    # What else the plan keeps of it, for the thread that calls step().
+    const RawArray *array    # the parameter
+    const char *cleared      # the gradient last seen to overlap no parameter
+    PyObject *held           # the gradient's array, during a step
+    int wanted               # flags of a gradient that can be read as it lies
+    int64_t count            # updates this parameter has had
 
 cdef struct Binding:
     fo_kernel *kernel[FO_REALS]
@@ -481,11 +497,11 @@ cdef struct Queue:
 
 cdef struct Sweep:
     Operation what
-    bint ahead               # fetch from memory ahead of use
     Queue *queues            # [workers]
     Leaf *leaves
     Py_ssize_t n_leaves
     int workers
+    Py_ssize_t few           # chunks that a worker takes at once
     const Binding *bindings  # [groups]
     const fo_coef *coefs
     double *partial          # [chunks], sums or flags
@@ -564,49 +580,34 @@ cdef bint take_apart(object x, object structure, list found) except -1:
     return True
 
 
-cdef inline bint familiar(const Leaf *f, PyObject *x) noexcept:
+cdef inline bint familiar(const Leaf *f, const Watch *h, PyObject *x) noexcept:
     """Whether x is an array that passes every check of `Plan.load_leaf`, seen at a glance."""
     cdef const RawArray *a = <const RawArray *>x
     return (
         cnp.PyArray_CheckExact(<object>x)
-        and raw_data(a) == f.cleared
-        and raw_type(a) == raw_type(f.array)
-        and (raw_flags(a) & f.wanted) == f.wanted
-        and same_shape(a, f.array)
-        and raw_data(f.array) == f.p
-        and raw_size(f.array) == f.n
-        and (raw_flags(f.array) & cnp.NPY_ARRAY_WRITEABLE)
+        and raw_data(a) == h.cleared
+        and raw_type(a) == raw_type(h.array)
+        and (raw_flags(a) & h.wanted) == h.wanted
+        and same_shape(a, h.array)
+        and raw_data(h.array) == f.p
+        and raw_size(h.array) == f.n
+        and (raw_flags(h.array) & cnp.NPY_ARRAY_WRITEABLE)
     )
 
 
-cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t count,
+cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t count, Py_ssize_t reach,
                    const void *g) noexcept nogil:
     """One kernel call: elements start to start + count of a leaf, with their gradients at g."""
     cdef fo_span x
     cdef const Binding *b = &w.bindings[f.group]
     cdef int k
     x.n = count
+    x.reach = reach
     x.p = f.p + start * f.itemsize
     x.g = g
     for k in range(b.n_state):
         x.s[k] = f.s[b.slot[k]] + start * f.itemsize
     b.kernel[f.real](&x, &w.coefs[f.coef])
-
-
-cdef void run_ahead(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    """`run_span` in tiles, while one further on is being fetched."""
-    cdef const Binding *b = &w.bindings[f.group]
-    cdef Py_ssize_t bytes = PREFETCH_TILE * f.itemsize, at, limit = f.n * f.itemsize, stop
-    cdef int k
-    while start < end:
-        at = start * f.itemsize + bytes * PREFETCH_TILES
-        stop = min(at + bytes, limit)
-        fo_prefetch(f.p + at, f.p + stop)
-        fo_prefetch(f.g + at, f.g + stop)
-        for k in range(b.n_state):
-            fo_prefetch(f.s[b.slot[k]] + at, f.s[b.slot[k]] + stop)
-        run_span(w, f, start, min(<Py_ssize_t>PREFETCH_TILE, end - start), f.g + start * f.itemsize)
-        start += PREFETCH_TILE
 
 
 cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept nogil:
@@ -622,10 +623,7 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept no
         return
     if f.order == NULL and (w.what == UPDATE or w.what == UPDATE_AND_ZERO):
         g = f.g + start * f.itemsize
-        if w.ahead:
-            run_ahead(w, f, start, end)
-        else:
-            run_span(w, f, start, end - start, g)
+        run_span(w, f, start, end - start, f.n - start, g)
         if w.what == UPDATE_AND_ZERO:
             memset(<void *>g, 0, (end - start) * f.itemsize)
         return
@@ -641,7 +639,7 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept no
         elif w.what == FIND_NONFINITE:
             sum += w.variant.tables[f.real].nonfinite(g, count)
         else:
-            run_span(w, f, start, count, g)
+            run_span(w, f, start, count, 0, g)
         start += count
     if w.partial != NULL:
         w.partial[f.first + chunk] = sum
@@ -667,20 +665,21 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
     """One worker's chunks: its own, then what is left of the others'."""
     cdef unsigned long long mode = fo_kernel_mode(w.flush)
     cdef Queue *q
-    cdef Py_ssize_t chunk, leaf
+    cdef Py_ssize_t begin, chunk, leaf
     cdef int k
     for k in range(w.workers):
         q = &w.queues[(worker + k) % w.workers]
         leaf = -1
         while True:
-            chunk = fo_take(&q.next)
-            if chunk >= q.stop:
+            begin = fo_take(&q.next, w.few)
+            if begin >= q.stop:
                 break
             if leaf < 0:
-                leaf = leaf_of(w, chunk)
-            while w.leaves[leaf + 1].first <= chunk:
-                leaf += 1
-            run_chunk(w, &w.leaves[leaf], chunk - w.leaves[leaf].first)
+                leaf = leaf_of(w, begin)
+            for chunk in range(begin, min(begin + w.few, q.stop)):
+                while w.leaves[leaf + 1].first <= chunk:
+                    leaf += 1
+                run_chunk(w, &w.leaves[leaf], chunk - w.leaves[leaf].first)
     fo_restore_mode(mode)
 
 
@@ -699,23 +698,31 @@ cdef void run_alone(const Sweep *w) noexcept nogil:
 # ---- how many threads ----
 
 cdef struct Choice:
-    # What is known of one operation in one situation: its cost per element alone, [0], and with all workers, [1]. The
-    # cheaper one is taken, and the other tried again now and then, ever more seldom while it stays dearer. The
-    # situation is how long ago the last sweep ended: it decides whether workers can still be spinning or must be woken,
-    # which costs more than a small step itself (measured: a wake-up 50 to 200 us, Adam over 65,536 elements 25 to 50).
+    # What is known of one operation in one situation: its cost per element alone, [0], and with all workers, [1].
+    # The cheaper one is taken, and the other tried again now and then, so seldom that trying costs no more than TRYING
+    # of the time. The situation is how long ago the last sweep ended: it decides whether workers can still be spinning
+    # or must be woken, which costs more than a small step itself (measured: a wake-up 50 to 200 us, Adam over 65,536
+    # elements 25 to 50).
     double cost[2]
     int tried[2]
     int left                 # uses before the dearer way is tried again
-    int interval
+    int interval             # the last value it began from
+    bint waived              # the last try had to wake the workers, and did not count
 
-cdef double sweep_ended = 0.0  # when the last sweep of this process did that could have been parallel, ns
+# When the last sweep of this process ended that could have been parallel, and the last one that was, ns.
+cdef double sweep_ended = 0.0
+cdef double region_ended = 0.0
+
+
+cdef double TRYING = 0.02
+cdef double NO_WAKE_UP = 1e6  # ns: what takes this much longer than working alone waited for a core, not for a wake-up
 
 
 cdef int choose(Choice *c, int first) noexcept:
     """0 to work alone, 1 to call the workers; `first` is what to do before anything is known."""
     if c.tried[first] < 2:
         return first
-    if c.tried[1 - first] < 2:
+    if c.tried[1 - first] == 0:
         return 1 - first
     cdef int better = c.cost[1] < c.cost[0]
     if c.left > 0:
@@ -724,21 +731,30 @@ cdef int choose(Choice *c, int first) noexcept:
     return 1 - better
 
 
-cdef void learn(Choice *c, int way, double cost) noexcept:
-    """Take in what a use cost."""
+cdef void learn(Choice *c, int way, double cost, bint woke) noexcept:
+    """Take in what a use cost; `woke` if it may have woken workers that slept only because the last was alone."""
     cdef int better = c.cost[1] < c.cost[0]
-    c.tried[way] += c.tried[way] < 2
-    if c.tried[way] == 1:
-        c.cost[way] = cost
-        c.interval = c.left = 8
+    cdef double wanted
+    if woke and not c.waived:
+        c.waived = True  # the next one counts
         return
-    # Halfway to what was seen, where that is no outlier.
-    c.cost[way] += 0.5 * (min(cost, 2 * c.cost[way]) - c.cost[way])
-    if better != (c.cost[1] < c.cost[0]):
-        c.interval = c.left = 8
-    elif way != better:
-        c.interval = min(2 * c.interval, 1024)
+    c.waived = False
+    if c.tried[way] == 0 or way != better:
+        c.cost[way] = cost
+    else:  # halfway to what was seen, where that is no outlier
+        c.cost[way] += 0.5 * (min(cost, 2 * c.cost[way]) - c.cost[way])
+    c.tried[way] += c.tried[way] < 2
+    if c.tried[1 - way] == 0:
+        return
+    if way != (c.cost[1] < c.cost[0]):
+        # A try is two uses, the first of which may have to wake the workers. A slow one may be chance: it is believed
+        # more each time that it comes again.
+        wanted = 2 * (cost / c.cost[1 - way] - 1) / TRYING
+        c.interval = max(16, <int>min(wanted, 4.0 * c.interval))
         c.left = c.interval
+    elif way != better:
+        c.interval = max(4, c.interval // 4)
+        c.left = 16
 
 
 cdef int gap_class(double gap) noexcept:
@@ -759,7 +775,7 @@ cdef class Terms:
     rule, kind : str
         Its rule and its kind of weight decay: none, coupled or decoupled.
     scalars : callable
-        The class's ``scalars(values, lr, t)``.
+        The class's ``scalars(values, t)``.
     """
 
     cdef tuple source          # the live group's keys and values, alternating
@@ -767,6 +783,10 @@ cdef class Terms:
     cdef readonly str rule, kind
     cdef object scalars
     cdef tuple names           # of the rule's scalars, in order
+    cdef bint times_lr[FO_MAX_SCALARS]  # which of them are to be multiplied by the learning rate
+    cdef double *table         # [steps][scalars] of `scalars`, for steps `begin` to `end` - 1
+    cdef Py_ssize_t room
+    cdef int64_t begin, end
     cdef object schedule
     cdef double lr, sign, decay
     cdef bint decoupled
@@ -780,6 +800,72 @@ cdef class Terms:
         self.sign = -1.0 if values["maximize"] else 1.0
         self.decay = values["weight_decay"]
         self.decoupled = kind == "decoupled"
+
+    def __dealloc__(self):
+        free(self.table)
+
+    cdef int fill(self, object steps) except -1:
+        """Ask the class for the scalars of these steps, and put them into the table, a row a step."""
+        cdef Py_ssize_t i, n = len(steps), columns = len(self.names)
+        cdef int k
+        cdef double same
+        cdef double *grown
+        cdef double *to
+        cdef const double *value
+        cdef bint one_each
+        cdef cnp.ndarray values
+        rates, others = self.scalars(self.values, steps)
+        if rates.keys() | others.keys() != set(self.names):
+            raise KeyError(f"scalars() gave {sorted([*rates, *others])}: the rule {self.rule!r} "
+                           f"wants {sorted(self.names)}")
+        self.begin = self.end = 0  # of no use, until all is in
+        if self.room < n * columns:
+            grown = <double *>realloc(self.table, n * columns * sizeof(double))
+            if grown == NULL:
+                raise MemoryError
+            self.table, self.room = grown, n * columns
+        for k in range(columns):
+            self.times_lr[k] = self.names[k] in rates
+            given = rates[self.names[k]] if self.times_lr[k] else others[self.names[k]]
+            one_each = isinstance(given, np.ndarray)
+            if one_each:
+                values = np.asarray(given, np.float64, order="C")
+                if shown(values) != (n,):
+                    raise ValueError(f"scalars() gave {self.names[k]!r} in shape {shown(values)}: "
+                                     f"wanted one number, or one for each of {n} steps")
+                value = <double *>cnp.PyArray_DATA(values)
+            else:
+                same = given
+                value = &same
+            to = self.table + k
+            for i in range(n):
+                to[i * columns] = value[i * one_each]
+        return 0
+
+    cdef int have(self, int64_t t) except -1:
+        """See to it that step t is in the table, and the next ones with it: asking for one costs almost as much."""
+        if not self.begin <= t < self.end:
+            self.fill(np.arange(t, t + TABLE))
+            self.begin, self.end = t, t + TABLE
+        return 0
+
+    cdef void inherit(self, Terms old):
+        """Take over the table of terms that differ in the learning rate alone, if in anything."""
+        if self.rule == old.rule and {**self.values, "lr": None} == {**old.values, "lr": None}:
+            self.table, old.table = old.table, self.table
+            self.room, old.room = old.room, self.room
+            self.begin, self.end = old.begin, old.end
+            memcpy(self.times_lr, old.times_lr, sizeof(self.times_lr))
+            old.begin = old.end = 0
+
+    cdef void fold(self, fo_coef *c, Py_ssize_t row, double lr, double scale) noexcept:
+        """Make coefficients of a row of the table, this step's learning rate and gradient factor."""
+        cdef Py_ssize_t k, columns = len(self.names)
+        cdef const double *value = self.table + row * columns
+        c.scale = scale * self.sign
+        c.decay = self.decay * lr if self.decoupled else self.decay
+        for k in range(columns):
+            c.c[k] = value[k] * lr if self.times_lr[k] else value[k]
 
     cdef bint hold(self, dict live) noexcept:
         """Whether the live group still has the very values that were checked."""
@@ -822,7 +908,8 @@ cdef class Plan:
     cdef Lock lock
     cdef bint single, flat          # the tree is one array, or a flat list
     cdef bint zero_gradients, screened
-    cdef Leaf *leaves
+    cdef Leaf *leaves               # [leaves + 1]
+    cdef Watch *watches             # [leaves]
     cdef Py_ssize_t n_leaves
     cdef Py_ssize_t *by_address     # non-empty leaves in order of address
     cdef Py_ssize_t n_by_address
@@ -835,7 +922,6 @@ cdef class Plan:
     cdef Py_ssize_t room_partial
     cdef Py_ssize_t elements        # of the active leaves
     cdef Py_ssize_t chunks
-    cdef Py_ssize_t bytes           # that an update of them reads
     cdef bint complete              # all leaves are active and laid out
     cdef Queue *queues
     cdef int room_queues
@@ -845,6 +931,7 @@ cdef class Plan:
     def __cinit__(self, object tree, tuple slots, Lock lock, bint zero_gradients, bint screened):
         cdef Py_ssize_t i
         cdef Leaf *f
+        cdef Watch *h
         cdef cnp.ndarray a
         self.variant = variant
         self.tree, self.slots, self.lock = tree, slots, lock
@@ -857,24 +944,27 @@ cdef class Plan:
         self.states = [{} for _ in self.arrays]
         self.terms = [None] * self.n_groups
         self.leaves = <Leaf *>calloc(self.n_leaves + 1, sizeof(Leaf))
+        self.watches = <Watch *>calloc(self.n_leaves + 1, sizeof(Watch))
         self.by_address = <Py_ssize_t *>calloc(self.n_leaves + 1, sizeof(Py_ssize_t))
         self.first_leaf = <Py_ssize_t *>calloc(self.n_groups + 1, sizeof(Py_ssize_t))
         self.bindings = <Binding *>calloc(self.n_groups, sizeof(Binding))
-        if not (self.leaves and self.by_address and self.first_leaf and (self.bindings or not self.n_groups)):
+        if not (self.leaves and self.watches and self.by_address and self.first_leaf
+                and (self.bindings or not self.n_groups)):
             raise MemoryError
         for i in range(self.n_leaves):
             f = &self.leaves[i]
+            h = &self.watches[i]
             f.real = check_parameter(self.arrays[i], self.names[i])
             a = self.arrays[i]
-            f.array = <RawArray *>a
+            h.array = <RawArray *>a
             f.p = <char *>cnp.PyArray_DATA(a)
             f.n = cnp.PyArray_SIZE(a)
             f.itemsize = cnp.PyArray_ITEMSIZE(a)
             f.reversed = not cnp.PyArray_IS_C_CONTIGUOUS(a)
-            f.wanted = cnp.NPY_ARRAY_ALIGNED | (
+            h.wanted = cnp.NPY_ARRAY_ALIGNED | (
                 cnp.NPY_ARRAY_F_CONTIGUOUS if f.reversed else cnp.NPY_ARRAY_C_CONTIGUOUS)
             if zero_gradients:
-                f.wanted |= cnp.NPY_ARRAY_WRITEABLE
+                h.wanted |= cnp.NPY_ARRAY_WRITEABLE
             f.group = tree.groups[i]
             self.first_leaf[f.group + 1] += 1
         for i in range(self.n_groups):
@@ -884,9 +974,8 @@ cdef class Plan:
         self.check_overlaps()
 
     def __dealloc__(self):
-        if self.leaves != NULL:
-            self.release()
         free(self.leaves)
+        free(self.watches)
         free(self.by_address)
         free(self.first_leaf)
         free(self.bindings)
@@ -934,13 +1023,13 @@ cdef class Plan:
             self.lay_out()
             self.sweep(ZERO_STATE, slot)
         for i in range(self.n_leaves):  # as the step has them, if we are in one
-            self.leaves[i].active = self.leaves[i].held != NULL
+            self.leaves[i].active = self.watches[i].held != NULL
         self.lay_out()
 
     @property
     def counts(self):
         """Updates that each parameter has had."""
-        return [self.leaves[i].count for i in range(self.n_leaves)]
+        return [self.watches[i].count for i in range(self.n_leaves)]
 
     @counts.setter
     def counts(self, list values):
@@ -948,7 +1037,8 @@ cdef class Plan:
         cdef int64_t count
         for i in range(self.n_leaves):
             count = values[i]
-            self.leaves[i].count = count
+            self.watches[i].count = count
+        self.complete = False
 
     # -- the gradients of a step --
 
@@ -957,6 +1047,7 @@ cdef class Plan:
         cdef Py_ssize_t i, n_active = 0
         cdef PyObject *x
         cdef Leaf *f
+        cdef Watch *h
         cdef object leaves = grads
         cdef bint one = self.single and not isinstance(grads, (list, tuple, dict))
         if not one and not (self.flat and type(grads) in (list, tuple) and len(grads) == self.n_leaves):
@@ -973,12 +1064,12 @@ cdef class Plan:
             else:
                 x = <PyObject *>(<tuple>leaves)[i]
             f = &self.leaves[i]
-            if familiar(f, x):
-                f.held = x
+            h = &self.watches[i]
+            if familiar(f, h, x):
+                h.held = x
                 Py_INCREF(<object>x)
-                f.g = raw_data(<RawArray *>x)
-                f.order = NULL
-                f.active = True
+                if f.g != h.cleared or f.order != NULL or not f.active:
+                    f.g, f.order, f.active = h.cleared, NULL, True
             else:
                 self.load_leaf(i, <object>x)
                 if not f.active:
@@ -994,6 +1085,7 @@ cdef class Plan:
     cdef int load_leaf(self, Py_ssize_t i, object x) except -1:
         """Check one gradient, and take it in."""
         cdef Leaf *f = &self.leaves[i]
+        cdef Watch *h = &self.watches[i]
         cdef cnp.ndarray a, p
         f.active = False
         f.order = NULL
@@ -1015,13 +1107,13 @@ cdef class Plan:
         if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(a):
             raise ValueError(f"{self.gradient_names[i]} is read-only: zero_grads=True cannot zero it")
         f.g = <const char *>cnp.PyArray_DATA(a)
-        if (cnp.PyArray_FLAGS(a) & f.wanted) != f.wanted:
+        if (cnp.PyArray_FLAGS(a) & h.wanted) != h.wanted:
             f.order = <RawArray *>a
             self.check_apart(i, a)
-        elif f.g != f.cleared:
+        elif f.g != h.cleared:
             self.check_apart(i, a)
-            f.cleared = f.g
-        f.held = <PyObject *>a
+            h.cleared = f.g
+        h.held = <PyObject *>a
         Py_INCREF(a)
         f.active = True
         return 0
@@ -1035,7 +1127,7 @@ cdef class Plan:
     cdef int check_unmoved(self, Py_ssize_t i) except -1:
         cdef Leaf *f = &self.leaves[i]
         cdef cnp.ndarray p = self.arrays[i]
-        if raw_data(f.array) != f.p or cnp.PyArray_SIZE(p) != f.n or not cnp.PyArray_ISWRITEABLE(p):
+        if raw_data(self.watches[i].array) != f.p or cnp.PyArray_SIZE(p) != f.n or not cnp.PyArray_ISWRITEABLE(p):
             check_parameter(p, self.names[i])
             raise ValueError(f"{self.names[i]} is not the memory it was: call bind(params)")
         return 0
@@ -1072,46 +1164,47 @@ cdef class Plan:
         extents = []
         for i in range(self.n_leaves):
             if self.leaves[i].active and self.leaves[i].n > 0:
-                extent(<cnp.ndarray>self.leaves[i].held, &begin, &end)
+                extent(<cnp.ndarray>self.watches[i].held, &begin, &end)
                 extents.append((begin, end, i))
         extents.sort()
         reaching = []  # earlier ones that end after this one begins; apart all the same if they interleave
         for begin, end, i in extents:
             reaching = [(reach, j) for reach, j in reaching if reach > begin]
             for _, j in reaching:
-                if np.shares_memory(<object>self.leaves[i].held, <object>self.leaves[<Py_ssize_t>j].held):
+                if np.shares_memory(<object>self.watches[i].held, <object>self.watches[<Py_ssize_t>j].held):
                     first, second = sorted((i, j))
                     raise ValueError(f"{self.gradient_names[second]} overlaps the memory of "
                                      f"{self.gradient_names[first]}: zero_grads=True needs gradients apart")
             reaching.append((end, i))
         return 0
 
-    cdef void release(self) noexcept:
-        """Let go of the step's gradients."""
+    cdef void release(self, bint counted) noexcept:
+        """Let go of the step's gradients, and count the updates if they took place."""
         cdef Py_ssize_t i
         cdef PyObject *held
         for i in range(self.n_leaves):
-            held = self.leaves[i].held
-            self.leaves[i].held = NULL
-            Py_XDECREF(held)
+            held = self.watches[i].held
+            if held != NULL:
+                self.watches[i].count += counted
+                self.watches[i].held = NULL
+                Py_XDECREF(held)
 
     def gradient(self, Py_ssize_t leaf):
         """Return the array that is a leaf's gradient in this step, or None."""
-        return <object>self.leaves[leaf].held if self.leaves[leaf].held != NULL else None
+        return <object>self.watches[leaf].held if self.watches[leaf].held != NULL else None
 
     cdef void lay_out(self) noexcept:
         """Number the chunks of the active leaves."""
         cdef Py_ssize_t i
         cdef Leaf *f
         self.complete = False
-        self.chunks = self.elements = self.bytes = 0
+        self.chunks = self.elements = 0
         for i in range(self.n_leaves):
             f = &self.leaves[i]
             f.first = self.chunks
             if f.active:
                 self.chunks += chunks_of(f)
                 self.elements += f.n
-                self.bytes += f.n * f.itemsize * (2 + self.bindings[f.group].n_state)
         self.leaves[self.n_leaves].first = self.chunks
 
     # -- rules and coefficients --
@@ -1152,6 +1245,8 @@ cdef class Plan:
         for group, terms in changes:
             self.allocate(group, owner._slots_of(terms.rule))
             self.resolve(&self.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind])
+            if self.terms[group] is not None:
+                (<Terms>terms).inherit(self.terms[group])
             self.terms[group] = terms
         self.lay_out()
         return 0
@@ -1160,44 +1255,51 @@ cdef class Plan:
         """Take over what changed in the live groups."""
         self.adopt(owner, self.changed(owner))
 
-    cdef int set_coefficients(self, object owner, double scale) except -1:
+    cdef int set_coefficients(self, double scale) except -1:
         """Give every active leaf the coefficients of its group for its number of updates."""
-        cdef int group, coef = 0
-        cdef int64_t count
+        cdef int group, first, at
+        cdef int64_t count = -1
         cdef Py_ssize_t i
-        cdef Leaf *f
         cdef Terms terms
         cdef double lr
+        cdef dict found  # different counts among the group's leaves, a coefficient set each: its place
         self.n_coefs = 0
         for group in range(self.n_groups):
             terms = self.terms[group]
-            lr = terms.lr if terms.schedule is None else owner._scheduled(terms.schedule, self.steps)
-            counts = []  # different ones among the group's leaves, one coefficient set each
-            count = -1
+            lr = terms.lr if terms.schedule is None else self.scheduled(terms.schedule)
+            first = at = self.n_coefs
+            found = None
             for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
-                f = &self.leaves[i]
-                if not f.active:
+                if not self.leaves[i].active:
                     continue
-                if f.count != count:
-                    count = f.count
-                    if count in counts:
-                        coef = self.n_coefs - len(counts) + counts.index(count)
-                    else:
-                        counts.append(count)
-                        coef = self.add_coefficients(terms, lr, count + 1, scale)
-                f.coef = coef
+                if self.n_coefs == first:
+                    self.new_coef()
+                    count = self.watches[i].count
+                elif self.watches[i].count != count:
+                    if found is None:
+                        found = {count: first}
+                    count = self.watches[i].count
+                    if count not in found:
+                        found[count] = self.n_coefs
+                        self.new_coef()
+                    at = found[count]
+                if self.leaves[i].coef != at:
+                    self.leaves[i].coef = at
+            if found is not None:
+                terms.fill(np.array(list(found)) + 1)
+                for at in range(first, self.n_coefs):
+                    terms.fold(&self.coefs[at], at - first, lr, scale)
+            elif self.n_coefs > first:
+                terms.have(count + 1)
+                terms.fold(&self.coefs[first], count + 1 - terms.begin, lr, scale)
         return 0
 
-    cdef int add_coefficients(self, Terms terms, double lr, int64_t t, double scale) except -1:
-        """Fold one group's hyper-parameters for step t; return the place of the result."""
-        cdef fo_coef *c = self.new_coef()
-        cdef int i
-        cdef dict scalars = terms.scalars(terms.values, lr, t)
-        c.scale = scale * terms.sign
-        c.decay = terms.decay * lr if terms.decoupled else terms.decay
-        for i in range(len(terms.names)):
-            c.c[i] = scalars[terms.names[i]]
-        return self.n_coefs - 1
+    cdef double scheduled(self, object schedule) except -1:
+        """The learning rate that a schedule gives for this step, checked."""
+        lr = schedule(self.steps)
+        if type(lr) is float and 0.0 <= <double>lr < DBL_MAX:
+            return lr
+        return nonnegative(f"lr schedule {schedule!r} after {self.steps} steps", lr)
 
     cdef fo_coef *new_coef(self) except NULL:
         cdef fo_coef *grown
@@ -1222,10 +1324,11 @@ cdef class Plan:
         """Update all parameters by their gradients; False if the owner had the step skipped.
 
         The owner, an `Optimizer`, is asked: ``_check_group`` where a live group changed, and ``_slots_of`` what state
-        it needs then; ``_unscaling`` and ``_screened`` what the gradients are to be multiplied by; ``_scheduled``
-        for a learning rate that is a schedule; and ``_update_by_reference`` to do the arithmetic in its own way.
+        it needs then; ``_unscaling`` and ``_screened`` what the gradients are to be multiplied by; and
+        ``_update_by_reference`` to do the arithmetic in its own way.
         """
         cdef double scale
+        cdef bint done = False
         self.lock.acquire()
         try:
             if self.away is not None:
@@ -1242,23 +1345,18 @@ cdef class Plan:
                     scale = screened
                 if changes:
                     self.adopt(owner, changes)
-                self.set_coefficients(owner, scale)
+                self.set_coefficients(scale)
                 if by_reference:
                     owner._update_by_reference()
                 else:
                     self.update()
-                self.count()
+                done = True
             finally:
-                self.release()
+                self.release(done)
+                self.steps += done
         finally:
             self.lock.release()
         return True
-
-    cdef void count(self) noexcept:
-        cdef Py_ssize_t i
-        self.steps += 1
-        for i in range(self.n_leaves):
-            self.leaves[i].count += self.leaves[i].active
 
     # -- sweeps --
 
@@ -1269,7 +1367,7 @@ cdef class Plan:
         if self.zero_gradients:
             for i in range(self.n_leaves):
                 if self.leaves[i].active and self.leaves[i].order != NULL:
-                    (<object>self.leaves[i].held)[...] = 0
+                    (<object>self.watches[i].held)[...] = 0
         return 0
 
     def apply(self, str rule, list scalars):
@@ -1336,15 +1434,15 @@ cdef class Plan:
 
     cdef int sweep(self, Operation what, int slot=0, double scale=1.0) except -1:
         """Carry one operation over all chunks, in one parallel region."""
-        global sweep_ended
+        global sweep_ended, region_ended
         cdef Sweep w
         cdef int worker, way, workers
         cdef double *grown
         cdef double begin, last, spun
         cdef Choice *choice
         cdef int gap
+        cdef bint woke
         w.what = what
-        w.ahead = self.bytes >= PREFETCH_FROM
         w.leaves = self.leaves
         w.n_leaves = self.n_leaves
         w.bindings = self.bindings
@@ -1365,6 +1463,9 @@ cdef class Plan:
         workers = 1 if forked else <int>min(threads, self.chunks)
         if learning:
             workers = <int>min(workers, self.elements // ELEMENTS_PER_WORKER)
+        if self.elements <= CHUNK_ELEMENTS:
+            run_alone(&w)  # shorter than giving up the GIL and taking it again is worth
+            return 0
         if workers < 2:
             with nogil:
                 run_alone(&w)
@@ -1387,9 +1488,14 @@ cdef class Plan:
                 for worker in prange(w.workers, num_threads=w.workers, schedule="static", chunksize=1):
                     run_worker(&w, worker)
         sweep_ended = fo_now()
+        woke = False
+        if way == 1:
+            woke = (gap < gap_class(begin - region_ended)
+                    and sweep_ended - begin < choice.cost[0] * self.elements + NO_WAKE_UP)
+            region_ended = sweep_ended
         # Workers that spin after this take cores from the work between steps, if there is any.
         spun = 0.6 * min(begin - last, 6e6) if way == 1 and gap > 0 else 0.0
-        learn(choice, way, (sweep_ended - begin + spun) / self.elements)
+        learn(choice, way, (sweep_ended - begin + spun) / self.elements, woke)
         return 0
 
     cdef int share_out(self, Sweep *w, int workers) except -1:
@@ -1406,6 +1512,7 @@ cdef class Plan:
             self.queues[k].next = self.chunks * k // workers
             self.queues[k].stop = self.chunks * (k + 1) // workers
         w.workers = workers
+        w.few = max(1, min(16, self.chunks // (64 * workers)))
         w.queues = self.queues
         return 0
 

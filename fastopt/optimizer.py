@@ -7,7 +7,6 @@ src_c/rules.c, the memory and the threads are the engine's.
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import weakref
@@ -17,16 +16,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from . import _engine, checkpoint, hyper
+from . import _engine, hyper
 from .tree import Tree
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Optimizer", "Options"]
+__all__ = ["Optimizer", "Options", "Scalars", "Steps"]
 
 Array = npt.NDArray[Any]
 Hyper = dict[str, Any]
+Steps = npt.NDArray[np.int64]
+Scalars = dict[str, float | npt.NDArray[np.float64]]
 Spec = tuple["np.dtype[Any]", tuple[int, ...]]
 
 _FORMAT = 1  # of checkpoints and state dicts
@@ -86,8 +87,12 @@ class Optimizer:
         raise NotImplementedError
 
     @classmethod
-    def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
-        """Return the rule's scalars for step t = 1, 2, ...; `lr` is this step's learning rate."""
+    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
+        """Return the rule's scalars in steps t, each a number or one for each step.
+
+        `t` is an array of step numbers 1, 2, ...: those of many steps are computed at once. First come the scalars
+        that are to be multiplied by the step's learning rate, then the others.
+        """
         raise NotImplementedError
 
     @staticmethod
@@ -237,13 +242,6 @@ class Optimizer:
         return plan
 
     # What the engine asks in the course of a step:
-
-    @staticmethod
-    def _scheduled(schedule: Callable[[int], Any], steps: int) -> float:
-        lr = schedule(steps)
-        if type(lr) is float and 0.0 <= lr < math.inf:
-            return lr
-        return hyper.nonnegative(f"lr schedule {schedule!r} after {steps} steps", lr)
 
     def _unscaling(self, loss_scale: Any) -> float:
         plan = self._bound()
@@ -449,6 +447,10 @@ class Optimizer:
         OSError
             If it cannot be written.
         """
+        import json
+
+        from . import checkpoint
+
         own = dict(metadata or {})
         for key, value in own.items():
             if not isinstance(key, str) or not isinstance(value, str):
@@ -483,6 +485,10 @@ class Optimizer:
         ValueError
             If it is truncated, altered or does not fit; the message says why. Nothing has been changed then.
         """
+        import json
+
+        from . import checkpoint
+
         with checkpoint.Reader(path) as reader, self._lock:
             plan = self._ready()
             try:

@@ -14,9 +14,9 @@ Examples
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import cos, pi
 from numbers import Integral
 from typing import Any
 
@@ -101,7 +101,9 @@ class CosineDecay:
 
     def __call__(self, t: int) -> float:
         """Return the learning rate after t steps."""
-        left = 0.5 * (1.0 + math.cos(math.pi * min(t / self.total, 1.0)))
+        if t >= self.total:
+            return self.final
+        left = 0.5 * (1.0 + cos(pi * (t / self.total)))
         return self.lr * left + self.final * (1.0 - left)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,12 @@ __all__ = [
 ]
 
 
-def _cgroup_quota(root: Path, membership: str) -> float:
+def _read(*path: str) -> str:
+    with open(os.path.join(*path)) as text:
+        return text.read()
+
+
+def _cgroup_quota(root: str, membership: str) -> float:
     """CPUs that the control group ``membership`` (text of /proc/self/cgroup) grants, inf where there is no limit."""
     limit = math.inf
     for line in membership.splitlines():
@@ -35,14 +39,15 @@ def _cgroup_quota(root: Path, membership: str) -> float:
         if controllers and "cpu" not in names:
             continue
         # A limit on any group above this one holds as well; inside a container the path may not exist at all.
-        for folder in (Path(path), *Path(path).parents):
-            here = root / controllers / folder.relative_to("/")
+        parts = path.strip("/").split("/")
+        for depth in range(len(parts), -1, -1):
+            here = os.path.join(root, controllers, *parts[:depth])
             try:
                 if controllers:  # version 1
-                    quota = (here / "cpu.cfs_quota_us").read_text().strip()
-                    period = (here / "cpu.cfs_period_us").read_text().strip()
+                    quota = _read(here, "cpu.cfs_quota_us").strip()
+                    period = _read(here, "cpu.cfs_period_us").strip()
                 else:
-                    quota, period = (here / "cpu.max").read_text().split()
+                    quota, period = _read(here, "cpu.max").split()
                 if quota not in ("max", "-1"):
                     limit = min(limit, float(quota) / float(period))
             except (OSError, ValueError):
@@ -57,7 +62,7 @@ def _limits() -> dict[str, int]:
     else:
         limits = {"processors": os.cpu_count() or 1}
     try:
-        quota = _cgroup_quota(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup").read_text())
+        quota = _cgroup_quota("/sys/fs/cgroup", _read("/proc/self/cgroup"))
     except OSError:
         quota = math.inf
     if quota < math.inf:

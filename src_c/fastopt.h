@@ -22,6 +22,7 @@ enum { FO_F32, FO_F64, FO_REALS };
 
 typedef struct {
     ptrdiff_t n;           /* elements */
+    ptrdiff_t reach;       /* elements from the first on that are worth fetching ahead, n or more where others follow */
     void *p;               /* [n] parameters */
     const void *g;         /* [n] gradients; not read by rules that need none */
     void *s[FO_MAX_STATE]; /* [n] each: state, in the order of the rule's list */

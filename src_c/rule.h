@@ -6,9 +6,12 @@
  * RULE(name, (state...), (scalars...)) opens the loop function of one rule; the text
  * that follows it is the body. A state array m is reached by LOAD(m) and STORE(m), so
  * that locals carry the paper's letters and storage formats can change here alone. The
- * only thing the macro writes besides declarations is the unpacking of a span: the body
- * is inlined into one kernel for each kind of weight decay, with `kind` a constant, so
- * each kernel holds one straight loop without a branch.
+ * body is inlined into one kernel for each kind of weight decay, with `kind` a constant,
+ * so each kernel holds one straight loop without a branch. The macro writes what is not
+ * the rule's: the unpacking of a span, and its division into strips of constant length,
+ * each after asking for the memory some strips further on. Measured, Adam float32 on two
+ * cores, time over that of one plain loop: from cache levels 1 and 2 0.87 to 1.0 (the
+ * compiler unrolls a strip whole), 10^6 elements 0.79, 10^7 0.88.
  */
 #ifndef RULE_H
 #define RULE_H
@@ -49,20 +52,50 @@ typedef unsigned long long real_bits __attribute__((may_alias));
 #define NAME_(rule, x) #x,
 #define STATE_PARAM_(rule, x) , real *restrict x##_
 #define SCALAR_PARAM_(rule, x) , const real x
-#define STATE_ARG_(rule, name) , span->s[rule##_at_##name]
-#define SCALAR_ARG_(rule, name) , (real)coef->c[rule##_at_##name]
+#define STATE_ARG_(rule, name) , (real *)span.s[rule##_at_##name] + at
+#define SCALAR_ARG_(rule, name) , (real)coef.c[rule##_at_##name]
+#define STATE_FETCH_(rule, name) fetch((const real *)span.s[rule##_at_##name] + ahead);
+
+enum {
+    LINE = 64 / sizeof(real),    /* elements in a cache line */
+    STRIP = 4 * LINE,            /* 2 or 8 lines gain less */
+    AHEAD = 2048 / sizeof(real), /* 1 or 3 KB differ by less than the noise */
+};
+
+/* Asks for one strip of an array. */
+static inline __attribute__((always_inline)) void fetch(const real *from)
+{
+    for (int i = 0; i < STRIP; i += LINE)
+        __builtin_prefetch(from + i);
+}
 
 #define LOOP_HEAD_(rule, state, scalars)                                                          \
     static inline __attribute__((always_inline)) void rule##_loop(                                \
         const int kind, const ptrdiff_t n, const real scale, const real decay, real *restrict p_, \
         const real *restrict g_ EACH(STATE_PARAM_, rule, state) EACH(SCALAR_PARAM_, rule, scalars))
 
+#define RUN_(rule, decay_kind, count, state, scalars)                              \
+    rule##_loop(decay_kind, count, (real)coef.scale, (real)coef.decay,             \
+                (real *)span.p + at, (const real *)span.g + at                     \
+                    EACH(STATE_ARG_, rule, state) EACH(SCALAR_ARG_, rule, scalars))
+
+/* Copies, so that the compiler knows that no store of the loop changes them. */
 #define KERNEL_(rule, decay_kind, state, scalars)                                  \
-    static void rule##_##decay_kind(const fo_span *span, const fo_coef *coef)      \
+    static void rule##_##decay_kind(const fo_span *x, const fo_coef *c)            \
     {                                                                              \
-        rule##_loop(decay_kind, span->n, (real)coef->scale, (real)coef->decay,     \
-                    span->p, span->g EACH(STATE_ARG_, rule, state)                 \
-                        EACH(SCALAR_ARG_, rule, scalars));                         \
+        const fo_span span = *x;                                                   \
+        const fo_coef coef = *c;                                                   \
+        ptrdiff_t at = 0;                                                          \
+        for (; at + STRIP <= span.n; at += STRIP) {                                \
+            const ptrdiff_t ahead = at + AHEAD;                                    \
+            if (ahead < span.reach) {                                              \
+                fetch((const real *)span.p + ahead);                               \
+                fetch((const real *)span.g + ahead);                               \
+                EACH(STATE_FETCH_, rule, state)                                    \
+            }                                                                      \
+            RUN_(rule, decay_kind, STRIP, state, scalars);                         \
+        }                                                                          \
+        RUN_(rule, decay_kind, span.n - at, state, scalars);                       \
     }
 
 #define RULE(rule, state, scalars)                                                 \

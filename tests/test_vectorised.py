@@ -68,7 +68,7 @@ def operations(body, kind):
 
 @lru_cache
 def functions(source, isa, real, *more):
-    """The assembly of each function of a source; of aliases, and of parts split off, what they stand for."""
+    """The assembly of each function of a source; of aliases, jumps and parts split off, what they stand for."""
     tables = build_tables()
     flags = [*tables["C_FLAGS"], *tables["KERNEL_FLAGS"], *tables["ISAS"][isa], *more]
     command = [*COMPILER, "-S", "-o", "-", f"-DREAL_{real}", f"-DISA={isa}", "-I", str(ROOT / "src_c"), *flags]
@@ -79,6 +79,8 @@ def functions(source, isa, real, *more):
         found[name] = found.get(name, "") + body
     for alias, name in re.findall(r"\.set\s+(\w+),\s*(\w+)", text):
         found[alias] = found[name]
+    for name, body in list(found.items()):  # one function for what came out the same
+        found[name] = "".join([body, *(found.get(other, "") for other in re.findall(r"\bjmp\s+(\w+)$", body, re.M))])
     return found
 
 

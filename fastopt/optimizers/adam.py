@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from .. import hyper
 from .._engine import one_minus_power
-from ..optimizer import Array, Hyper, Optimizer, Options
+from ..optimizer import Array, Hyper, Optimizer, Options, Scalars, Steps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -108,12 +107,11 @@ class Adam(Optimizer):
         return "amsgrad" if h["amsgrad"] else "adam"
 
     @classmethod
-    def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
+    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
         """Fold the bias corrections: both sides of the fraction are multiplied by the root of v's."""
         beta1, beta2 = h["betas"]
-        root = math.sqrt(one_minus_power(beta2, t))
-        return {
-            "alpha": lr * root / one_minus_power(beta1, t),
+        root = np.sqrt(one_minus_power(beta2, t))
+        return {"alpha": root / one_minus_power(beta1, t)}, {
             "beta1": beta1,
             "rest1": 1.0 - beta1,
             "beta2": beta2,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import hyper
-from ..optimizer import Array, Hyper, Optimizer, Options
+from ..optimizer import Array, Hyper, Optimizer, Options, Scalars, Steps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -116,12 +116,14 @@ class RMSprop(Optimizer):
         return f"rmsprop{'_centered' if h['centered'] else ''}{'_momentum' if h['momentum'] else ''}"
 
     @classmethod
-    def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
+    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
         """Epsilon stands inside the root or outside, and 0 in the other place."""
         inside, outside = (h["eps"], 0.0) if h["eps_inside_sqrt"] else (0.0, h["eps"])
         gamma = h["alpha"]
-        c = {"alpha": lr, "gamma": gamma, "rest": 1.0 - gamma, "inside": inside, "outside": outside}
-        return {**c, "eta": h["momentum"]} if h["momentum"] else c
+        others: Scalars = {"gamma": gamma, "rest": 1.0 - gamma, "inside": inside, "outside": outside}
+        if h["momentum"]:
+            others["eta"] = h["momentum"]
+        return {"alpha": 1.0}, others
 
     @staticmethod
     def reference(rule: str, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:

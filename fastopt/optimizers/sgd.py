@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from .. import hyper
-from ..optimizer import Array, Hyper, Optimizer, Options
+from ..optimizer import Array, Hyper, Optimizer, Options, Scalars, Steps
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -122,14 +124,14 @@ class SGD(Optimizer):
         return "nesterov" if h["nesterov"] else "momentum" if h["momentum"] else "sgd"
 
     @classmethod
-    def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
+    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
         """In the first step m is 0 and the gradient is not damped."""
         if not h["momentum"]:
-            return {"alpha": lr}
-        tau = 1.0 if t == 1 else 1.0 - h["dampening"]
+            return {"alpha": 1.0}, {}
+        tau = np.where(t == 1, 1.0, 1.0 - h["dampening"])
         if h["lr_in_momentum"]:
-            return {"eta": h["momentum"], "tau": lr * tau, "alpha": 1.0}
-        return {"eta": h["momentum"], "tau": tau, "alpha": lr}
+            return {"tau": tau}, {"eta": h["momentum"], "alpha": 1.0}
+        return {"alpha": 1.0}, {"eta": h["momentum"], "tau": tau}
 
     @staticmethod
     def reference(rule: str, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
@@ -225,9 +227,9 @@ class NAG(Optimizer):
         return (*super()._slots_of(rule), "saved")
 
     @classmethod
-    def scalars(cls, h: Hyper, lr: float, t: int) -> dict[str, float]:
+    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
         """The learning rate stands with the gradient."""
-        return {"eta": h["momentum"], "tau": lr, "alpha": 1.0}
+        return {"tau": 1.0}, {"eta": h["momentum"], "alpha": 1.0}
 
     reference = staticmethod(SGD.reference)
 
