@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from time import time
 from typing import Any
@@ -39,28 +41,32 @@ def _sizes(run: Run) -> Results:
     from bench.steps import measure
 
     workloads = run.pick(["1", "1e4", "mlp"], SINGLE + LISTS, SINGLE + LISTS)
-    return measure(["adam"], ["float32"], workloads, run.threads, run.pick(0.0, 2.5, 15.0), run.until)
+    patience = run.pick(math.inf, 20, math.inf)
+    return measure(["adam"], ["float32"], workloads, run.threads, run.pick(0.0, 2.5, 15.0), run.until, patience)
 
 
 def _rules(run: Run) -> Results:
-    """Every rule and type, against everybody. The full run takes every workload."""
+    """Every rule and type, against everybody; Adam in float32 has parts of its own."""
     from bench.steps import measure
     from bench.workloads import all_cases
 
-    workloads, seconds = run.pick(["1e3"], ["1e6", "1e3"], SINGLE + LISTS), run.pick(0.0, 0.5, 3.0)
-    others = [name for name in all_cases() if name != "adam"]
-    first = measure(others, ["float32"], workloads, run.threads, seconds, run.until)
-    return merge([first, measure(["adam", *others], ["float64"], workloads, run.threads, seconds, run.until)])
+    workloads = run.pick(["1e3"], ["1e6", "1e3", "1e5", "1e7", "mlp"], SINGLE + LISTS)
+    seconds = run.pick(0.0, 0.5, 3.0)
+    return merge(
+        [
+            measure([name for name in all_cases() if (name, dtype) != ("adam", "float32")], [dtype], [workload],
+                    run.threads, seconds, run.until)
+            for workload, dtype in product(workloads, TYPES)
+        ]
+    )  # fmt: skip
 
 
 def _serial(run: Run) -> Results:
-    """The same with one thread."""
+    """Adam with one thread."""
     from bench.steps import measure
-    from bench.workloads import all_cases
 
     workloads = run.pick(["1e3"], ["1e3", "1e5", "1e7", "mlp"], SINGLE + LISTS)
-    cases, types = (list(all_cases()), TYPES) if run.amount == "full" else (["adam"], ["float32"])
-    return measure(cases, types, workloads, run.threads, run.pick(0.0, 1.5, 3.0), run.until)
+    return measure(["adam"], ["float32"], workloads, run.threads, run.pick(0.0, 1.0, 3.0), run.until)
 
 
 def _scaling(run: Run) -> Results:
@@ -104,6 +110,7 @@ PARTS: dict[str, Callable[[Run], Results]] = {
     "loop": _loop,
     "conditions": _conditions,
     "rules": _rules,
+    "serial-rules": _rules,
     "instructions": _instructions,
 }
 
@@ -127,7 +134,7 @@ def merge(results: list[Results]) -> Results:
 def measured(name: str, run: Run) -> Results:
     """One part, in a process of its own: with one thread by an affinity mask that everybody in it must obey."""
     environment = dict(os.environ)
-    if name == "serial":
+    if name.startswith("serial"):
         run = replace(run, threads=1)
         single = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
         environment.update(dict.fromkeys(single, "1"))
@@ -153,12 +160,13 @@ def terminal() -> Console:
 @click.option("--full", "amount", flag_value="full", help="Every rule, type and workload: hours.")
 @click.option("--smoke", "amount", flag_value="smoke", help="See that everything runs: the timings mean nothing.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only this part; may be repeated.")
+@click.option("--minutes", default=5.0, show_default=True, help="How long a short run may take, more or less.")
 @click.option("--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
-def main(context: click.Context, amount: str | None, parts: tuple[str, ...], out: Path) -> None:
+def main(context: click.Context, amount: str | None, parts: tuple[str, ...], minutes: float, out: Path) -> None:
     """Benchmark fastopt against the machine's roof and everybody else: tables, plots and bench.json in OUT.
 
-    Without options under five minutes on two cores.
+    The shorter the run, the fewer rules it comes to besides Adam.
     """
     if context.invoked_subcommand:
         return
@@ -167,8 +175,8 @@ def main(context: click.Context, amount: str | None, parts: tuple[str, ...], out
     from bench.runner import others
 
     amount = amount or "short"
-    # a short run begins nothing new after four minutes; what then still must be done takes less than one
-    run = Run(amount, fastopt.get_num_threads(), time() + 240 if amount == "short" else float("inf"))
+    # What must be done when nothing new is begun any more takes less than a minute and a half.
+    run = Run(amount, fastopt.get_num_threads(), time() + 60 * minutes - 90 if amount == "short" else math.inf)
     console = terminal()
     load: Results = {}
     results = []

@@ -40,7 +40,9 @@ class Sheet:
 
 
 def mark(verdict: Verdict | None) -> str:
-    return "" if verdict is None or verdict.met is None else "met" if verdict.met else "MISSED"
+    if verdict is None or verdict.met is None:
+        return ""
+    return "met" if verdict.met else "MISSED (met as a ratio)" if verdict.by_ratio else "MISSED"
 
 
 def label(workload: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterable
 from itertools import product
 from time import time
@@ -101,21 +102,36 @@ def cell(
 
 
 def measure(
-    cases: Iterable[str], dtypes: Iterable[str], workloads: Iterable[str], threads: int, seconds: float, until: float
+    cases: Iterable[str],
+    dtypes: Iterable[str],
+    workloads: Iterable[str],
+    threads: int,
+    seconds: float,
+    until: float = math.inf,
+    patience: float = math.inf,
 ) -> dict[str, Any]:
-    """All combinations, as many as begin before the time `until`.
+    """All combinations in the order workload, type, case; as many as begin before the time `until`.
 
+    Who took `patience` times as long as fastopt over some 10^7 elements is left out where there are many more.
     `skipped` lists for each peer its reasons, each with the cells it was given for.
     """
     known = all_cases()
     rows: list[Record] = []
-    found: list[Record]
     skipped: dict[str, dict[str, list[str]]] = {}
-    for dtype, workload, name in product(dtypes, workloads, cases):
+    slow: set[str] = set()
+    for workload, dtype, name in product(workloads, dtypes, cases):
+        found: list[Record] = []
         if time() > until:
-            found, reasons = [], {"everything": "no time was left in a short run; --full has it"}
+            reasons = {"everything": "no time was left in a short run: --minutes or --full has it"}
         else:
-            found, reasons = cell(known[name], dtype, workload, threads, seconds)
+            left_out = slow if elements(workload) > 5e7 else set()
+            peers = [peer for peer in PEERS if peer.name not in left_out]
+            found, reasons = cell(known[name], dtype, workload, threads, seconds, peers)
+            reason = f"{patience:g} times as slow as fastopt at 10^7 elements: --full has it"
+            reasons = {**reasons, **dict.fromkeys(left_out, reason)}
+            us = {row["contender"]: row["us"] for row in found}
+            if elements(workload) >= 1e7:
+                slow |= {peer for peer, t in us.items() if t > patience * us["fastopt"]}
         rows += found
         for peer, reason in reasons.items():
             skipped.setdefault(peer, {}).setdefault(reason, []).append(f"{name} {dtype} {workload}")

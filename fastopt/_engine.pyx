@@ -712,6 +712,7 @@ cdef struct Choice:
 # When the last sweep of this process ended that could have been parallel, and the last one that was, ns.
 cdef double sweep_ended = 0.0
 cdef double region_ended = 0.0
+cdef int last_gap = 0  # class of the time between the last two
 
 
 cdef double TRYING = 0.02
@@ -1434,14 +1435,14 @@ cdef class Plan:
 
     cdef int sweep(self, Operation what, int slot=0, double scale=1.0) except -1:
         """Carry one operation over all chunks, in one parallel region."""
-        global sweep_ended, region_ended
+        global sweep_ended, region_ended, last_gap
         cdef Sweep w
         cdef int worker, way, workers
         cdef double *grown
         cdef double begin, last, spun
         cdef Choice *choice
         cdef int gap
-        cdef bint woke
+        cdef bint woke, after_pause
         w.what = what
         w.leaves = self.leaves
         w.n_leaves = self.n_leaves
@@ -1488,11 +1489,15 @@ cdef class Plan:
                 for worker in prange(w.workers, num_threads=w.workers, schedule="static", chunksize=1):
                     run_worker(&w, worker)
         sweep_ended = fo_now()
-        woke = False
+        woke = way == 1 and gap < gap_class(begin - region_ended)
+        after_pause = woke and gap < last_gap
+        last_gap = gap
         if way == 1:
-            woke = (gap < gap_class(begin - region_ended)
-                    and sweep_ended - begin < choice.cost[0] * self.elements + NO_WAKE_UP)
             region_ended = sweep_ended
+        if after_pause:
+            return 0  # workers slept since before the last sweep: no sign of what steps cost in this situation
+        if woke:
+            woke = sweep_ended - begin < choice.cost[0] * self.elements + NO_WAKE_UP
         # Workers that spin after this take cores from the work between steps, if there is any.
         spun = 0.6 * min(begin - last, 6e6) if way == 1 and gap > 0 else 0.0
         learn(choice, way, (sweep_ended - begin + spun) / self.elements, woke)
