@@ -751,7 +751,7 @@ cdef void learn(Choice *c, int way, double cost, bint woke) noexcept:
         # A try is two uses, the first of which may have to wake the workers. A slow one may be chance: it is believed
         # more each time that it comes again.
         wanted = 2 * (cost / c.cost[1 - way] - 1) / TRYING
-        c.interval = max(16, <int>min(wanted, 4.0 * c.interval))
+        c.interval = max(16, <int>min(wanted, min(4.0 * c.interval, 1e6)))
         c.left = c.interval
     elif way != better:
         c.interval = max(4, c.interval // 4)
