@@ -704,10 +704,11 @@ cdef struct Choice:
     # or must be woken, which costs more than a small step itself (measured: a wake-up 50 to 200 us, Adam over 65,536
     # elements 25 to 50).
     double cost[2]
-    int tried[2]
+    bint tried[2]
     int left                 # uses before the dearer way is tried again
     int interval             # the last value it began from
-    bint waived              # the last try had to wake the workers, and did not count
+    int uses                 # of the try that is going on,
+    double best, total       # the least and all that they cost
 
 # When the last sweep of this process ended that could have been parallel, and the last one that was, ns.
 cdef double sweep_ended = 0.0
@@ -716,45 +717,45 @@ cdef int last_gap = 0  # class of the time between the last two
 
 
 cdef double TRYING = 0.02
-cdef double NO_WAKE_UP = 1e6  # ns: what takes this much longer than working alone waited for a core, not for a wake-up
 
 
-cdef int choose(Choice *c, int first) noexcept:
+cdef int choose(const Choice *c, int first) noexcept:
     """0 to work alone, 1 to call the workers; `first` is what to do before anything is known."""
-    if c.tried[first] < 2:
+    if not c.tried[first]:
         return first
-    if c.tried[1 - first] == 0:
+    if not c.tried[1 - first]:
         return 1 - first
     cdef int better = c.cost[1] < c.cost[0]
-    if c.left > 0:
-        c.left -= 1
-        return better
-    return 1 - better
+    return better if c.left > 0 else 1 - better
 
 
-cdef void learn(Choice *c, int way, double cost, bint woke) noexcept:
-    """Take in what a use cost; `woke` if it may have woken workers that slept only because the last was alone."""
+cdef void learn(Choice *c, int way, double cost, bint back_to_back) noexcept:
+    """Take in what a use cost. A try is worth more where steps come back to back and the calls do nothing else."""
     cdef int better = c.cost[1] < c.cost[0]
-    cdef double wanted
-    if woke and not c.waived:
-        c.waived = True  # the next one counts
-        return
-    c.waived = False
-    if c.tried[way] == 0 or way != better:
-        c.cost[way] = cost
-    else:  # halfway to what was seen, where that is no outlier
-        c.cost[way] += 0.5 * (min(cost, 2 * c.cost[way]) - c.cost[way])
-    c.tried[way] += c.tried[way] < 2
-    if c.tried[1 - way] == 0:
+    cdef double lost
+    c.left -= c.left > 0
+    if c.tried[way] and way == better:
+        c.cost[way] += 0.25 * (min(cost, 2 * c.cost[way]) - c.cost[way])  # of an outlier no more than that
+        lost = cost - c.cost[1 - way]
+    else:
+        # A try. Workers that have slept take a use or two to wake up, so it ends with the first good use or the last.
+        c.uses += 1
+        c.best = cost if c.uses == 1 else min(c.best, cost)
+        c.total += cost
+        if way == 1 and cost >= c.cost[0] and c.uses < (4 if back_to_back else 2):
+            return
+        c.tried[way] = True
+        c.cost[way] = c.best
+        lost = c.total - c.uses * c.cost[1 - way]
+        c.uses, c.total = 0, 0.0
+    if not c.tried[1 - way]:
         return
     if way != (c.cost[1] < c.cost[0]):
-        # A try is two uses, the first of which may have to wake the workers. A slow one may be chance: it is believed
-        # more each time that it comes again.
-        wanted = 2 * (cost / c.cost[1 - way] - 1) / TRYING
-        c.interval = max(16, <int>min(wanted, min(4.0 * c.interval, 1e6)))
-        c.left = c.interval
+        # What was lost is to be no more than TRYING of the time. It may have been chance: that is believed bit by bit.
+        lost = min(lost / c.cost[1 - way] / TRYING, 4.0 * c.interval if back_to_back else 1e6)
+        c.left = c.interval = max(16, <int>min(lost, 1e6))
     elif way != better:
-        c.interval = max(4, c.interval // 4)
+        c.interval //= 4
         c.left = 16
 
 
@@ -1442,7 +1443,7 @@ cdef class Plan:
         cdef double begin, last, spun
         cdef Choice *choice
         cdef int gap
-        cdef bint woke, after_pause
+        cdef bint after_pause
         w.what = what
         w.leaves = self.leaves
         w.n_leaves = self.n_leaves
@@ -1489,18 +1490,16 @@ cdef class Plan:
                 for worker in prange(w.workers, num_threads=w.workers, schedule="static", chunksize=1):
                     run_worker(&w, worker)
         sweep_ended = fo_now()
-        woke = way == 1 and gap < gap_class(begin - region_ended)
-        after_pause = woke and gap < last_gap
+        # Workers slept since before the last sweep, which was after a pause: no sign of what steps cost without one.
+        after_pause = way == 1 and gap < last_gap and gap < gap_class(begin - region_ended)
         last_gap = gap
         if way == 1:
             region_ended = sweep_ended
         if after_pause:
-            return 0  # workers slept since before the last sweep: no sign of what steps cost in this situation
-        if woke:
-            woke = sweep_ended - begin < choice.cost[0] * self.elements + NO_WAKE_UP
+            return 0
         # Workers that spin after this take cores from the work between steps, if there is any.
         spun = 0.6 * min(begin - last, 6e6) if way == 1 and gap > 0 else 0.0
-        learn(choice, way, (sweep_ended - begin + spun) / self.elements, woke)
+        learn(choice, way, (sweep_ended - begin + spun) / self.elements, gap == 0)
         return 0
 
     cdef int share_out(self, Sweep *w, int workers) except -1:
