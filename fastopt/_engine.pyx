@@ -716,7 +716,7 @@ cdef double region_ended = 0.0
 cdef int last_gap = 0  # class of the time between the last two
 
 
-cdef double TRYING = 0.02
+cdef double TRYING = 0.02  # of the time may be lost by trying the dearer way
 
 
 cdef int choose(const Choice *c, int first) noexcept:
@@ -730,7 +730,11 @@ cdef int choose(const Choice *c, int first) noexcept:
 
 
 cdef void learn(Choice *c, int way, double cost, bint back_to_back) noexcept:
-    """Take in what a use cost. A try is worth more where steps come back to back and the calls do nothing else."""
+    """Take in what a use cost.
+
+    Where steps come back to back, a try goes on for longer, and is believed more slowly: workers are awake then unless
+    we worked alone, so a bad one may be but the waking. With other work between steps there is less to gain.
+    """
     cdef int better = c.cost[1] < c.cost[0]
     cdef double lost
     c.left -= c.left > 0
