@@ -23,6 +23,7 @@ from cpython.pythread cimport (
 from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cython.parallel cimport prange
 from libc.float cimport DBL_MAX
+from libc.math cimport cos, pow
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
@@ -127,7 +128,7 @@ cdef enum:
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth it where there is other work between steps
     PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken, and spin afterwards
-    TABLE = 256                 # steps for which a class's scalars are computed at once
+    TABLE = 512                 # steps for which a class's scalars are computed at once
     GAPS = 4                    # classes of the time since the last sweep
 
 CHUNK = CHUNK_ELEMENTS
@@ -309,28 +310,54 @@ def one_minus_power(double beta, t):
 
     By squaring: with e = 1 - beta**k, that of 2k is e (2 - e), and that of k + 1 is e beta + (1 - beta). Nothing
     cancels where beta**t is close to 1, and there is no library function in it whose last bits could differ from
-    machine to machine.
+    machine to machine. Neighbours share all but a few of their squarings, which are done once.
     """
     cdef cnp.ndarray powers = np.asarray(t, np.int64, order="C")
     cdef cnp.ndarray found = np.empty(shown(powers))
     cdef const int64_t *k = <const int64_t *>cnp.PyArray_DATA(powers)
     cdef double e, rest = 1.0 - beta
-    cdef int64_t bit
+    cdef double of[65]  # 1 - beta**(k >> level), by level
+    cdef int64_t last = 0
+    cdef int level
     cdef Py_ssize_t i
+    memset(of, 0, sizeof(of))
     for i in range(cnp.PyArray_SIZE(powers)):
         if k[i] < 0:
             raise ValueError(f"t is {k[i]}: wanted at least 0")
-        bit = 1
-        while bit <= k[i] >> 1:
-            bit <<= 1
-        e = 0.0
-        while bit and e < 1.0:
-            e = e * (2.0 - e)
-            if k[i] & bit:
-                e = e * beta + rest
-            bit >>= 1
-        (<double *>cnp.PyArray_DATA(found))[i] = e
+        level = 0
+        while (k[i] ^ last) >> level:
+            level += 1
+        last = k[i]
+        while level:
+            e = of[level]
+            level -= 1
+            if e < 1.0:
+                e = e * (2.0 - e)
+                if last >> level & 1:
+                    e = e * beta + rest
+            of[level] = e
+        (<double *>cnp.PyArray_DATA(found))[i] = of[0]
     return found
+
+
+def cosines(x):
+    """The cosine of each number of an array: math.cos's, to the last bit, which NumPy's need not be."""
+    cdef cnp.ndarray values = np.array(x, np.float64, order="C")
+    cdef double *value = <double *>cnp.PyArray_DATA(values)
+    cdef Py_ssize_t i
+    for i in range(cnp.PyArray_SIZE(values)):
+        value[i] = cos(value[i])
+    return values
+
+
+def powers(double base, x):
+    """The base to the power of each number of an array: Python's, to the last bit, and infinity where it has none."""
+    cdef cnp.ndarray values = np.array(x, np.float64, order="C")
+    cdef double *value = <double *>cnp.PyArray_DATA(values)
+    cdef Py_ssize_t i
+    for i in range(cnp.PyArray_SIZE(values)):
+        value[i] = pow(base, value[i])
+    return values
 
 
 # ---- arrays ----
@@ -782,6 +809,8 @@ cdef class Terms:
         Its rule and its kind of weight decay: none, coupled or decoupled.
     scalars : callable
         The class's ``scalars(values, t)``.
+    ahead : bool
+        Whether the learning rate is a schedule that can be called with an array of steps.
     """
 
     cdef tuple source          # the live group's keys and values, alternating
@@ -794,15 +823,19 @@ cdef class Terms:
     cdef Py_ssize_t room
     cdef int64_t begin, end
     cdef object schedule
+    cdef bint ahead            # whether the schedule can be asked for many steps at once:
+    cdef double rates[TABLE]   # what it gives for these, if any, from `first_rate` on
+    cdef int64_t first_rate
     cdef double lr, sign, decay
     cdef bint decoupled
 
-    def __init__(self, dict live, dict values, str rule, str kind, object scalars):
+    def __init__(self, dict live, dict values, str rule, str kind, object scalars, bint ahead):
         self.source = tuple([part for item in live.items() for part in item])
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
         self.names = rules()[rule][1]
         self.schedule = values["lr"] if callable(values["lr"]) else None
         self.lr = 0.0 if self.schedule is not None else values["lr"]
+        self.ahead, self.first_rate = ahead, -TABLE
         self.sign = -1.0 if values["maximize"] else 1.0
         self.decay = values["weight_decay"]
         self.decoupled = kind == "decoupled"
@@ -847,6 +880,28 @@ cdef class Terms:
             for i in range(n):
                 to[i * columns] = value[i * one_each]
         return 0
+
+    cdef double rate(self, int64_t steps) except -1:
+        """The learning rate after so many steps, checked."""
+        cdef double rate
+        cdef cnp.ndarray rates
+        if self.schedule is None:
+            return self.lr
+        if self.ahead:
+            if not 0 <= steps - self.first_rate < TABLE:
+                with np.errstate(all="ignore"):  # of steps that may never come
+                    rates = np.asarray(self.schedule(np.arange(steps, steps + TABLE)), np.float64, order="C")
+                memcpy(self.rates, cnp.PyArray_DATA(rates), sizeof(self.rates))
+                self.first_rate = steps
+            rate = self.rates[steps - self.first_rate]
+            if 0.0 <= rate < DBL_MAX:
+                return rate
+            found = rate
+        else:
+            found = self.schedule(steps)
+            if type(found) is float and 0.0 <= <double>found < DBL_MAX:
+                return found
+        return nonnegative(f"lr schedule {self.schedule!r} after {steps} steps", found)
 
     cdef int have(self, int64_t t) except -1:
         """See to it that step t is in the table, and the next ones with it: asking for one costs almost as much."""
@@ -1272,7 +1327,7 @@ cdef class Plan:
         self.n_coefs = 0
         for group in range(self.n_groups):
             terms = self.terms[group]
-            lr = terms.lr if terms.schedule is None else self.scheduled(terms.schedule)
+            lr = terms.rate(self.steps)
             first = at = self.n_coefs
             found = None
             for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
@@ -1299,13 +1354,6 @@ cdef class Plan:
                 terms.have(count + 1)
                 terms.fold(&self.coefs[first], count + 1 - terms.begin, lr, scale)
         return 0
-
-    cdef double scheduled(self, object schedule) except -1:
-        """The learning rate that a schedule gives for this step, checked."""
-        lr = schedule(self.steps)
-        if type(lr) is float and 0.0 <= <double>lr < DBL_MAX:
-            return lr
-        return nonnegative(f"lr schedule {schedule!r} after {self.steps} steps", lr)
 
     cdef fo_coef *new_coef(self) except NULL:
         cdef fo_coef *grown

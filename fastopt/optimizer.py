@@ -34,6 +34,15 @@ _FORMAT = 1  # of checkpoints and state dicts
 _UNBOUND = "this optimizer is a copy without parameters: call bind(params) first"
 
 
+def _takes_arrays(lr: Any) -> bool:
+    """Whether a learning rate is a schedule that can be asked for many steps at once."""
+    if not callable(lr):
+        return False
+    from .schedules import takes_arrays  # whoever has no schedule is not to wait for its import
+
+    return takes_arrays(lr)
+
+
 class Options(TypedDict, total=False):
     """What every optimizer takes besides its hyper-parameters: see `Optimizer`."""
 
@@ -180,7 +189,7 @@ class Optimizer:
         group.update(values)
         decays = values["weight_decay"] > 0
         kind = "none" if not decays else "decoupled" if values["decoupled"] else "coupled"
-        return _engine.Terms(group, values, self.rule(values), kind, self.scalars)
+        return _engine.Terms(group, values, self.rule(values), kind, self.scalars, _takes_arrays(values["lr"]))
 
     # ---- stepping ----
 

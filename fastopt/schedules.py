@@ -4,6 +4,9 @@ Any callable of an integer that returns a finite number of at least 0 will do as
 frozen dataclasses: they compare, print and pickle as what they are. A schedule does not know the optimizer, and an
 optimizer that resumes at step t resumes its schedule there.
 
+These take an array of step numbers as well, and give the same bits then: an optimizer asks for many steps at once. Of
+any other callable it asks step by step.
+
 Examples
 --------
 >>> from fastopt.schedules import CosineDecay, Warmup
@@ -15,110 +18,150 @@ Examples
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from math import cos, pi
+from dataclasses import dataclass, fields
+from math import cos, inf, pi
 from numbers import Integral
-from typing import Any
+from typing import Any, overload
 
-from . import hyper
+import numpy as np
+import numpy.typing as npt
+
+from . import _engine, hyper
 
 __all__ = ["CosineDecay", "ExponentialDecay", "LinearDecay", "Schedule", "StepDecay", "Warmup"]
 
 Schedule = Callable[[int], float]
+Steps = npt.NDArray[np.int64]
+Rates = npt.NDArray[np.float64]
 
 
-def _check_steps(name: str, value: Any) -> None:
+def takes_arrays(schedule: Any) -> bool:
+    """Whether a schedule is one of these and can be asked for many steps at once."""
+    if isinstance(schedule, Warmup) and not takes_arrays(schedule.after):
+        return False
+    return isinstance(schedule, _Formula) and type(schedule).__call__ is _Formula.__call__
+
+
+def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} is {value!r}: wanted a whole number of steps of at least 1")
+    if int(value) >= 2**63:
+        raise ValueError(f"{name} is {value!r}: wanted a number of steps below 2**63")
+    return int(value)
+
+
+def _schedule(name: str, value: Any) -> Any:
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}: wanted a schedule")
+    return value
+
+
+_CHECKS: dict[str, hyper.Check] = {
+    **dict.fromkeys(["lr", "final", "factor"], hyper.nonnegative),
+    **dict.fromkeys(["total", "every", "steps"], _whole),
+    "after": _schedule,
+}
+
+
+def _cos(x: Any) -> Any:
+    return _engine.cosines(x) if isinstance(x, np.ndarray) else cos(x)
+
+
+def _power(base: float, exponent: Any) -> Any:
+    if isinstance(exponent, np.ndarray):
+        return _engine.powers(base, exponent)
+    try:
+        return base**exponent
+    except OverflowError:
+        return inf
+
+
+def _either(condition: Any, one: Any, other: Any) -> Any:
+    return np.where(condition, one, other) if isinstance(condition, np.ndarray) else one if condition else other
+
+
+class _Formula:
+    """What these have in common; `_rate` gives the learning rate after t steps, t a number or an array."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):  # type: ignore[arg-type]
+            object.__setattr__(self, field.name, _CHECKS[field.name](field.name, getattr(self, field.name)))
+
+    def _rate(self, t: Any) -> Any:
+        raise NotImplementedError
+
+    @overload
+    def __call__(self, t: int) -> float: ...
+    @overload
+    def __call__(self, t: Steps) -> Rates: ...
+    def __call__(self, t: Any) -> Any:
+        """Return the learning rate after t steps; for an array of step numbers, an array."""
+        return self._rate(t)
 
 
 @dataclass(frozen=True)
-class StepDecay:
+class StepDecay(_Formula):
     """``lr * factor ** (t // every)``: constant for `every` steps, then `factor` times that."""
 
     lr: float
     every: int
     factor: float = 0.1
 
-    def __post_init__(self) -> None:
-        hyper.nonnegative("lr", self.lr)
-        hyper.nonnegative("factor", self.factor)
-        _check_steps("every", self.every)
-
-    def __call__(self, t: int) -> float:
-        """Return the learning rate after t steps."""
-        return self.lr * self.factor ** (t // self.every)
+    def _rate(self, t: Any) -> Any:
+        return self.lr * _power(self.factor, t // self.every)
 
 
 @dataclass(frozen=True)
-class ExponentialDecay:
+class ExponentialDecay(_Formula):
     """``lr * factor ** (t / every)``: falls by `factor` in every `every` steps."""
 
     lr: float
     factor: float
     every: int = 1
 
-    def __post_init__(self) -> None:
-        hyper.nonnegative("lr", self.lr)
-        hyper.nonnegative("factor", self.factor)
-        _check_steps("every", self.every)
-
-    def __call__(self, t: int) -> float:
-        """Return the learning rate after t steps."""
-        return float(self.lr * self.factor ** (t / self.every))
+    def _rate(self, t: Any) -> Any:
+        return self.lr * _power(self.factor, t / self.every)
 
 
 @dataclass(frozen=True)
-class LinearDecay:
+class LinearDecay(_Formula):
     """A straight line from `lr` to `final` in `total` steps, `final` from there on."""
 
     lr: float
     total: int
     final: float = 0.0
 
-    def __post_init__(self) -> None:
-        hyper.nonnegative("lr", self.lr)
-        hyper.nonnegative("final", self.final)
-        _check_steps("total", self.total)
-
-    def __call__(self, t: int) -> float:
-        """Return the learning rate after t steps."""
-        return self.lr + (self.final - self.lr) * (t / self.total) if t < self.total else self.final
+    def _rate(self, t: Any) -> Any:
+        return _either(t < self.total, self.lr + (self.final - self.lr) * (t / self.total), self.final)
 
 
 @dataclass(frozen=True)
-class CosineDecay:
+class CosineDecay(_Formula):
     """Half a cosine from `lr` to `final` in `total` steps, `final` from there on (Loshchilov & Hutter 2017, eq. 5)."""
 
     lr: float
     total: int
     final: float = 0.0
 
-    def __post_init__(self) -> None:
-        hyper.nonnegative("lr", self.lr)
-        hyper.nonnegative("final", self.final)
-        _check_steps("total", self.total)
-
-    def __call__(self, t: int) -> float:
-        """Return the learning rate after t steps."""
-        if t >= self.total:
-            return self.final
-        left = 0.5 * (1.0 + cos(pi * (t / self.total)))
-        return self.lr * left + self.final * (1.0 - left)
+    def _rate(self, t: Any) -> Any:
+        left = 0.5 * (1.0 + _cos(pi * (t / self.total)))
+        return _either(t < self.total, self.lr * left + self.final * (1.0 - left), self.final)
 
 
 @dataclass(frozen=True)
-class Warmup:
+class Warmup(_Formula):
     """A straight line from 0 to ``after(0)`` in `steps` steps, then the schedule `after`, which starts at its 0."""
 
     steps: int
     after: Schedule
 
-    def __post_init__(self) -> None:
-        _check_steps("steps", self.steps)
-        if not callable(self.after):
-            raise TypeError(f"after is {self.after!r}: wanted a schedule")
+    def _rate(self, t: Any) -> Any:
+        late = t - self.steps
+        if isinstance(t, np.ndarray):
+            if (late >= 0).all():
+                return self.after(late)
+            return np.where(late < 0, self._line(t), self.after(np.maximum(late, 0)))
+        return self._line(t) if late < 0 else self.after(late)
 
-    def __call__(self, t: int) -> float:
-        """Return the learning rate after t steps."""
-        return self.after(0) * t / self.steps if t < self.steps else self.after(t - self.steps)
+    def _line(self, t: Any) -> Any:
+        return self.after(0) * t / self.steps

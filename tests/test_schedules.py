@@ -74,6 +74,7 @@ WRONG = [
     (lambda: StepDecay(math.nan, 3), ValueError, "lr is nan: wanted a finite number of at least 0"),
     (lambda: StepDecay("1", 3), TypeError, "lr is '1', a str: wanted a finite number of at least 0"),
     (lambda: StepDecay(1, 0), ValueError, "every is 0: wanted a whole number of steps of at least 1"),
+    (lambda: StepDecay(1, 2**63), ValueError, f"every is {2**63}: wanted a number of steps below 2**63"),
     (lambda: StepDecay(1, 1.5), ValueError, "every is 1.5: wanted a whole number of steps of at least 1"),
     (lambda: StepDecay(1, True), ValueError, "every is True: wanted a whole number of steps of at least 1"),
     (lambda: StepDecay(1, 3, -0.5), ValueError, "factor is -0.5: wanted a finite number of at least 0"),
@@ -117,6 +118,84 @@ def test_a_schedule_is_the_same_as_setting_lr_before_each_step(record, schedule)
         opt.step(g)
         by_hand.reference_step(g)
         assert w.tobytes() == w2.tobytes()
+
+
+# As users meet them: long ones, at which library functions are asked for numbers that are no round ones.
+LONG = [
+    *ALL,
+    StepDecay(lr=0.3, every=7, factor=0.97),
+    ExponentialDecay(lr=0.3, factor=0.9, every=1000),
+    LinearDecay(lr=3e-4, total=777, final=1e-5),
+    CosineDecay(lr=3e-4, total=777, final=1e-5),
+    Warmup(steps=300, after=CosineDecay(lr=3e-4, total=500, final=1e-5)),
+    Warmup(steps=10, after=Warmup(steps=300, after=ExponentialDecay(lr=0.1, factor=0.999))),
+]
+
+
+@pytest.mark.parametrize("schedule", LONG, ids=repr)
+def test_an_array_of_steps_gives_the_bits_of_each_step_alone(schedule):
+    for t in (np.arange(1500), np.array([5, 0, 299, 300, 10**9]), np.arange(0)):
+        together = schedule(t)
+        assert together.dtype == np.float64
+        assert together.tolist() == [schedule(k) for k in t.tolist()]
+
+
+@pytest.mark.parametrize("schedule", LONG, ids=repr)
+def test_an_optimizer_has_the_rate_of_each_step_to_the_last_bit(schedule):
+    w, one = np.zeros(1), np.ones(1)
+    opt = SGD(w, lr=schedule)
+    for t in itertools.chain(range(600), range(10**6, 10**6 + 5)):  # past the end of what the engine asks for at once
+        if t == 10**6:
+            opt.load_state_dict({**opt.state_dict(), "steps": t})
+        w[0] = 0.0
+        opt.step(one)
+        assert -w[0] == schedule(t), t
+
+
+def test_only_a_schedule_of_this_module_is_asked_for_steps_ahead():
+    class Halved(CosineDecay):
+        def __call__(self, t):
+            asked.append(t)
+            return super().__call__(t) / 2 if t < 3 else 0.0
+
+    def plain(t):
+        asked.append(t)
+        return 0.1
+
+    for schedule, wanted in [
+        (Halved(1.0, total=8), [0, 1, 2, 3]),
+        (Warmup(2, plain), [0, 0, 0, 1]),
+        (Warmup(2, Warmup(1, plain)), [0, 0, 0, 0]),
+        (plain, [0, 1, 2, 3]),
+    ]:
+        asked: list[int] = []
+        w = np.zeros(1)
+        opt = SGD(w, lr=schedule)
+        for _ in range(4):
+            opt.step(np.ones(1))
+        assert asked == wanted
+        assert all(type(t) is int for t in asked)
+
+
+def test_a_rate_that_grows_past_all_numbers_is_refused_in_its_own_step_and_not_before():
+    schedule = StepDecay(1.0, every=1, factor=1e100)
+    w = np.zeros(1)
+    opt = SGD(w, lr=schedule)
+    for _ in range(4):
+        opt.step(np.zeros(1))
+    before = everything(opt, w)
+    message = f"lr schedule {schedule!r} after 4 steps is inf: wanted a finite number of at least 0"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=says(message)):
+            opt.step(np.zeros(1))
+    assert everything(opt, w) == before
+
+
+def test_fields_are_kept_in_their_normal_form():
+    schedule = LinearDecay(np.float32(0.5), total=np.int8(100), final=0)
+    assert repr(schedule) == "LinearDecay(lr=0.5, total=100, final=0.0)"
+    assert schedule(300) == 0.0
+    assert schedule == LinearDecay(0.5, 100)
 
 
 def test_schedules_are_called_with_the_number_of_steps_applied_as_an_integer():
