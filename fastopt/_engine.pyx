@@ -91,9 +91,15 @@ cdef extern from "numpy/arrayobject.h" nogil:
 cdef extern from *:
     """
     #ifdef _OPENMP
+    #include <omp.h>
     #define FO_OPENMP _OPENMP
     #else
     #define FO_OPENMP 0
+    #endif
+    #if defined _OPENMP && !defined __clang__
+    #define FO_PROCESSORS omp_get_num_procs()
+    #else
+    #define FO_PROCESSORS 0
     #endif
     #ifdef _WIN32
     #error fastopt needs a POSIX system
@@ -118,6 +124,7 @@ cdef extern from *:
     #endif
     """
     const int FO_OPENMP
+    const int FO_PROCESSORS
     const char *FO_COMPILER
     double fo_now() noexcept nogil
     Py_ssize_t fo_take(Py_ssize_t *next, Py_ssize_t few) noexcept nogil
@@ -126,10 +133,11 @@ cdef enum:
     CHUNK_ELEMENTS = 4096
     TILE = 1024
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
-    WAKE_FROM = 1 << 22         # elements: a first guess of what is worth it where there is other work between steps
-    PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken, and spin afterwards
+    WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
+    PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken
+    AT_ONCE = 50000             # ns between two steps that count as back to back
+    WAKING = 4                  # of them in a row, and workers wait awake; as many more, and their cost is told by it
     TABLE = 512                 # steps for which a class's scalars are computed at once
-    GAPS = 4                    # classes of the time since the last sweep
 
 CHUNK = CHUNK_ELEMENTS
 OPENMP = FO_OPENMP != 0
@@ -724,75 +732,76 @@ cdef void run_alone(const Sweep *w) noexcept nogil:
 
 # ---- how many threads ----
 
-cdef struct Choice:
-    # What is known of one operation in one situation: its cost per element alone, [0], and with all workers, [1].
-    # The cheaper one is taken, and the other tried again now and then, so seldom that trying costs no more than TRYING
-    # of the time. The situation is how long ago the last sweep ended: it decides whether workers can still be spinning
-    # or must be woken, which costs more than a small step itself (measured: a wake-up 50 to 200 us, Adam over 65,536
-    # elements 25 to 50).
-    double cost[2]
-    bint tried[2]
-    int left                 # uses before the dearer way is tried again
-    int interval             # the last value it began from
-    int uses                 # of the try that is going on,
-    double best, total       # the least and all that they cost
-
-# When the last sweep of this process ended that could have been parallel, and the last one that was, ns.
-cdef double sweep_ended = 0.0
-cdef double region_ended = 0.0
-cdef int last_gap = 0  # class of the time between the last two
-
-
 cdef double TRYING = 0.02  # of the time may be lost by trying the dearer way
 
 
-cdef int choose(const Choice *c, int first) noexcept:
-    """0 to work alone, 1 to call the workers; `first` is what to do before anything is known."""
-    if not c.tried[first]:
-        return first
-    if not c.tried[1 - first]:
-        return 1 - first
-    cdef int better = c.cost[1] < c.cost[0]
-    return better if c.left > 0 else 1 - better
+@cython.final
+cdef class Choice:
+    """Whether sweeps are to be done alone, way 0, or by all workers, way 1: learned from what each has cost.
 
+    The cheaper way is taken, and the other tried again now and then, so seldom that trying costs no more than TRYING
+    of the time.
 
-cdef void learn(Choice *c, int way, double cost, bint back_to_back) noexcept:
-    """Take in what a use cost.
-
-    Where steps come back to back, a try goes on for longer, and is believed more slowly: workers are awake then unless
-    we worked alone, so a bad one may be but the waking. With other work between steps there is less to gain.
+    Parameters
+    ----------
+    awake : bool
+        Whether sweeps come back to back. A try goes on for longer then, and is believed more slowly: workers are awake
+        unless we worked alone, so a bad one may be but the waking. With other work between there is less to gain.
     """
-    cdef int better = c.cost[1] < c.cost[0]
-    cdef double lost
-    c.left -= c.left > 0
-    if c.tried[way] and way == better:
-        c.cost[way] += 0.25 * (min(cost, 2 * c.cost[way]) - c.cost[way])  # of an outlier no more than that
-        lost = cost - c.cost[1 - way]
-    else:
-        # A try. Workers that have slept take a use or two to wake up, so it ends with the first good use or the last.
-        c.uses += 1
-        c.best = cost if c.uses == 1 else min(c.best, cost)
-        c.total += cost
-        if way == 1 and cost >= c.cost[0] and c.uses < (4 if back_to_back else 2):
+
+    cdef bint awake
+    cdef double cost[2]
+    cdef bint tried[2]
+    cdef int left            # uses before the dearer way is tried again
+    cdef int interval        # the last value it began from
+    cdef int uses            # of the try that is going on,
+    cdef double best, total  # the least and all that they cost
+
+    def __init__(self, bint awake):
+        self.awake = awake
+
+    cpdef int way(self, int first) noexcept:
+        """Return what to do now; `first` is what to begin with, while nothing is known."""
+        if not self.tried[first]:
+            return first
+        if not self.tried[1 - first]:
+            return 1 - first
+        cdef int better = self.cost[1] < self.cost[0]
+        return better if self.left > 0 else 1 - better
+
+    cpdef void learn(self, int way, double cost) noexcept:
+        """Take in what a sweep cost, per element."""
+        cdef int better = self.cost[1] < self.cost[0]
+        cdef double lost
+        self.left -= self.left > 0
+        if self.tried[way] and way == better:
+            self.cost[way] += 0.25 * (min(cost, 2 * self.cost[way]) - self.cost[way])  # of an outlier no more than that
+            lost = cost - self.cost[1 - way]
+        else:
+            # A try. Workers that have slept take a use or two to wake up: it ends with the first good use or the last.
+            self.uses += 1
+            self.best = cost if self.uses == 1 else min(self.best, cost)
+            self.total += cost
+            if way == 1 and cost >= self.cost[0] and self.uses < (4 if self.awake else 2):
+                return
+            self.tried[way] = True
+            self.cost[way] = self.best
+            lost = self.total - self.uses * self.cost[1 - way]
+            self.uses, self.total = 0, 0.0
+        if not self.tried[1 - way]:
             return
-        c.tried[way] = True
-        c.cost[way] = c.best
-        lost = c.total - c.uses * c.cost[1 - way]
-        c.uses, c.total = 0, 0.0
-    if not c.tried[1 - way]:
-        return
-    if way != (c.cost[1] < c.cost[0]):
-        # What was lost is to be no more than TRYING of the time. It may have been chance: that is believed bit by bit.
-        lost = min(lost / c.cost[1 - way] / TRYING, 4.0 * c.interval if back_to_back else 1e6)
-        c.left = c.interval = max(16, <int>min(lost, 1e6))
-    elif way != better:
-        c.interval //= 4
-        c.left = 16
+        if way != (self.cost[1] < self.cost[0]):
+            # What was lost is to be no more than TRYING of the time. It may have been chance: believed bit by bit.
+            lost = min(lost / self.cost[1 - way] / TRYING, 4.0 * self.interval if self.awake else 1e6)
+            self.left = self.interval = max(16, <int>min(lost, 1e6))
+        elif way != better:
+            self.interval //= 4
+            self.left = 16
 
 
-cdef int gap_class(double gap) noexcept:
-    """Situations by the time since the last sweep, ns."""
-    return 0 if gap < 5e5 else 1 if gap < 2e6 else 2 if gap < 2e7 else 3
+# Idle workers of GNU OpenMP spin for some 6 ms before they sleep, and take cores from what comes next; but for some 20
+# us only, if threads are more than the processors that it counts. 0 where that does not help.
+cdef int processors = FO_PROCESSORS
 
 
 @cython.final
@@ -986,7 +995,11 @@ cdef class Plan:
     cdef bint complete              # all leaves are active and laid out
     cdef Queue *queues
     cdef int room_queues
-    cdef Choice choices[OPERATIONS][GAPS]
+    cdef list choices               # of each operation, with workers asleep and awake
+    cdef double swept               # when the last sweep ended that could have been parallel, ns
+    cdef double pause               # from there to this step
+    cdef int streak                 # steps back to back of late
+    cdef int settled                # steps since workers wait awake
     cdef const fo_variant *variant
 
     def __cinit__(self, object tree, tuple slots, Lock lock, bint zero_gradients, bint screened):
@@ -1003,6 +1016,7 @@ cdef class Plan:
         self.n_leaves = len(self.arrays)
         self.n_groups = tree.n_groups
         self.states = [{} for _ in self.arrays]
+        self.choices = [(Choice(False), Choice(True)) for _ in range(OPERATIONS)]
         self.terms = [None] * self.n_groups
         self.leaves = <Leaf *>calloc(self.n_leaves + 1, sizeof(Leaf))
         self.watches = <Watch *>calloc(self.n_leaves + 1, sizeof(Watch))
@@ -1387,6 +1401,8 @@ cdef class Plan:
         try:
             if self.away is not None:
                 raise RuntimeError(self.away)
+            if self.elements >= 2 * ELEMENTS_PER_WORKER:
+                self.keep_pace()
             changes = self.changed(owner)
             scale = 1.0 if loss_scale is None else owner._unscaling(loss_scale)
             try:
@@ -1411,6 +1427,15 @@ cdef class Plan:
         finally:
             self.lock.release()
         return True
+
+    cdef void keep_pace(self) noexcept:
+        """Note whether this step comes right after the last one."""
+        self.pause = fo_now() - self.swept
+        if self.pause < AT_ONCE:
+            self.streak = min(self.streak + 1, 4 * WAKING)
+        else:  # a disturbance, or work of another kind
+            self.streak = self.streak // 2 if self.pause < 20 * AT_ONCE else 0
+        self.settled = min(self.settled + 1, WAKING) if self.streak >= WAKING else 0
 
     # -- sweeps --
 
@@ -1488,14 +1513,12 @@ cdef class Plan:
 
     cdef int sweep(self, Operation what, int slot=0, double scale=1.0) except -1:
         """Carry one operation over all chunks, in one parallel region."""
-        global sweep_ended, region_ended, last_gap
         cdef Sweep w
-        cdef int worker, way, workers
+        cdef int worker, way, workers, team
         cdef double *grown
-        cdef double begin, last, spun
-        cdef Choice *choice
-        cdef int gap
-        cdef bint after_pause
+        cdef double begin, spun
+        cdef bint awake, crowded
+        cdef Choice choice
         w.what = what
         w.leaves = self.leaves
         w.n_leaves = self.n_leaves
@@ -1526,32 +1549,29 @@ cdef class Plan:
             return 0
 
         begin = fo_now()
-        last = sweep_ended
-        gap = gap_class(begin - last)
-        choice = &self.choices[<int>what][gap]
+        awake = not learning or self.streak >= WAKING
+        # Where there is other work between steps, workers are to sleep at once: see `processors`.
+        crowded = not awake and workers <= processors < 2 * workers
+        choice = self.choices[<int>what][awake]
         if not learning or self.elements >= PARALLEL_FROM:
             way = 1
         else:
-            way = choose(choice, gap == 0 or self.elements >= WAKE_FROM)
+            way = choice.way(awake or self.elements >= WAKE_FROM)
         if way == 0:
             with nogil:
                 run_alone(&w)
         else:
             self.share_out(&w, workers)
+            team = processors + 1 if crowded else workers
             with nogil:
-                for worker in prange(w.workers, num_threads=w.workers, schedule="static", chunksize=1):
-                    run_worker(&w, worker)
-        sweep_ended = fo_now()
-        # Workers slept since before the last sweep, which was after a pause: no sign of what steps cost without one.
-        after_pause = way == 1 and gap < last_gap and gap < gap_class(begin - region_ended)
-        last_gap = gap
-        if way == 1:
-            region_ended = sweep_ended
-        if after_pause:
-            return 0
-        # Workers that spin after this take cores from the work between steps, if there is any.
-        spun = 0.6 * min(begin - last, 6e6) if way == 1 and gap > 0 else 0.0
-        learn(choice, way, (sweep_ended - begin + spun) / self.elements, gap == 0)
+                for worker in prange(team, num_threads=team, schedule="static", chunksize=1):
+                    if worker < w.workers:
+                        run_worker(&w, worker)
+        self.swept = fo_now()
+        # Where workers spin afterwards, they take cores from the work between sweeps.
+        spun = 0.0 if way == 0 or awake or crowded else 0.6 * min(self.pause, 6e6)
+        if self.settled == WAKING or not awake:
+            choice.learn(way, (self.swept - begin + spun) / self.elements)
         return 0
 
     cdef int share_out(self, Sweep *w, int workers) except -1:

@@ -246,6 +246,34 @@ def test_a_large_step_uses_the_threads_it_is_given_and_a_small_one_none():
     assert output(script, OPENBLAS_NUM_THREADS="1") == "0 3"
 
 
+@needs_openmp
+@pytest.mark.skipif(
+    not 1 < threads.get_num_threads() <= threads.LIMITS.get("affinity mask", 0) < 2 * threads.get_num_threads(),
+    reason="this machine does not grant most of its processors, or has but one",
+)
+@pytest.mark.skipif("clang" in _engine.COMPILER, reason="its OpenMP has no such rule")
+def test_workers_crowd_in_to_sleep_at_once_unless_steps_come_back_to_back():
+    script = """
+    import os, time, numpy as np, fastopt
+    def tasks():
+        return len(os.listdir("/proc/self/task"))
+    before, wanted = tasks(), len(os.sched_getaffinity(0))
+    large = np.ones(2**23, np.float32)
+    opt = fastopt.SGD(large, lr=1e-9)
+    for _ in range(3):
+        opt.step(large + 1)  # an addition, longer than a pause may be
+        seen = tasks() - before
+    print(seen == wanted, end=" ")
+    gradient = large + 1
+    for _ in range(30):
+        opt.step(gradient)
+    print(tasks() - before < seen)
+    """
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("this system does not list a process's threads under /proc")
+    assert output(script, OPENBLAS_NUM_THREADS="1") == "True True"
+
+
 def test_the_number_of_threads_does_not_change_the_bits():
     one = output(STEPS + "\n    print(run(), fastopt.get_num_threads())", OMP_NUM_THREADS="1")
     assert one.split()[1] == "1"

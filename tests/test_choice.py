@@ -1,0 +1,76 @@
+"""Which way a sweep goes, alone or with all workers: what `Choice` makes of the costs it is told. No clock is asked."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from fastopt._engine import Choice
+
+ALONE, TOGETHER = 0, 1
+
+
+def use(choice, cost, times, first=ALONE):
+    """Go on for some uses whose cost is ``cost(way, uses before this one)``: the ways taken, and the costs."""
+    ways, costs = [], []
+    for n in range(times):
+        ways.append(choice.way(first))
+        costs.append(cost(ways[-1], n))
+        choice.learn(ways[-1], costs[-1])
+    return ways, costs
+
+
+@pytest.mark.parametrize("awake", [False, True])
+@pytest.mark.parametrize("first", [ALONE, TOGETHER])
+@pytest.mark.parametrize("better", [ALONE, TOGETHER])
+def test_the_first_guess_is_taken_first_and_the_cheaper_way_after_a_try_of_each(awake, first, better):
+    ways, _ = use(Choice(awake), lambda way, n: 1.0 if way == better else 1.5, 20, first)
+    assert ways[0] == first
+    assert set(ways) == {ALONE, TOGETHER}
+    assert set(ways[10:18]) == {better}
+
+
+@pytest.mark.parametrize("awake", [False, True])
+@pytest.mark.parametrize("better", [ALONE, TOGETHER])
+@pytest.mark.parametrize("dearer", [1.01, 1.5, 3.0, 100.0])
+def test_tries_cost_no_more_than_their_share_of_the_time(awake, better, dearer):
+    choice = Choice(awake)
+    use(choice, lambda way, n: 1.0 if way == better else dearer, 100_000)
+    ways, costs = use(choice, lambda way, n: 1.0 if way == better else dearer, 100_000)
+    assert sum(costs) <= 1.021 * len(ways)
+    assert len(set(ways)) == 2, "the dearer way is never tried again"
+
+
+@pytest.mark.parametrize("awake", [False, True])
+@pytest.mark.parametrize("better", [ALONE, TOGETHER])
+def test_a_change_is_noticed(awake, better):
+    choice = Choice(awake)
+    use(choice, lambda way, n: 1.0 if way == better else 2.0, 2000)
+    ways, _ = use(choice, lambda way, n: 2.0 if way == better else 1.0, 1000)
+    assert ways[-500:].count(1 - better) >= 450
+
+
+def test_workers_that_must_first_wake_up_are_given_the_time():
+    slept = 100
+
+    def cost(way, n):
+        nonlocal slept
+        slept = slept + 1 if way == ALONE else min(slept, 4) - 1  # steps until they are all there
+        return 1.0 if way == ALONE else 50.0 if slept > 1 else 0.5
+
+    ways, _ = use(Choice(True), cost, 3000)
+    assert ways[-200:].count(TOGETHER) >= 190
+
+
+@pytest.mark.parametrize("awake", [False, True])
+@pytest.mark.parametrize("better", [ALONE, TOGETHER])
+def test_a_disturbance_now_and_then_changes_little(awake, better):
+    noise = random.Random(0)
+
+    def cost(way, n):
+        usual = 1.0 if way == better else 1.6
+        return usual * noise.uniform(0.95, 1.05) * (50 if noise.random() < 0.01 else 1)
+
+    ways, _ = use(Choice(awake), cost, 20_000)
+    assert ways[1000:].count(better) >= 0.9 * len(ways[1000:])
