@@ -24,7 +24,7 @@ from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from cython.parallel cimport prange
 from libc.float cimport DBL_MAX
 from libc.math cimport cos, pow
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
@@ -117,6 +117,29 @@ cdef extern from *:
     {
         return __atomic_fetch_add(next, few, __ATOMIC_RELAXED);
     }
+    /* A number that is another one once the dict has changed, 0 where there is none. From Python 3.12 on it is one for
+       all dicts that are watched. */
+    #if PY_VERSION_HEX < 0x030C0000
+    #define fo_watch(dict) 0
+    #define fo_version(dict) ((PyDictObject *)(dict))->ma_version_tag
+    #else
+    static uint64_t fo_changes = 1;
+    static int fo_watcher = -1;
+    static int fo_note_change(PyDict_WatchEvent event, PyObject *dict, PyObject *key, PyObject *value)
+    {
+        fo_changes++;
+        return 0;
+    }
+    static int fo_watch(PyObject *dict)
+    {
+        if (fo_watcher < 0)
+            fo_watcher = PyDict_AddWatcher(fo_note_change);
+        if (fo_watcher < 0)
+            PyErr_Clear(); /* all of the few there may be are taken */
+        return fo_watcher < 0 ? 0 : PyDict_Watch(fo_watcher, dict);
+    }
+    #define fo_version(dict) (fo_watcher < 0 ? 0 : fo_changes)
+    #endif
     #if defined __clang__
     #define FO_COMPILER "clang " __clang_version__
     #else
@@ -125,6 +148,8 @@ cdef extern from *:
     """
     const int FO_OPENMP
     const int FO_PROCESSORS
+    int fo_watch(dict d) except -1
+    uint64_t fo_version(dict d)
     const char *FO_COMPILER
     double fo_now() noexcept nogil
     Py_ssize_t fo_take(Py_ssize_t *next, Py_ssize_t few) noexcept nogil
@@ -822,7 +847,9 @@ cdef class Terms:
         Whether the learning rate is a schedule that can be called with an array of steps.
     """
 
-    cdef tuple source          # the live group's keys and values, alternating
+    cdef dict live             # the group as the user sees it,
+    cdef tuple source          # its keys and values as they were checked, alternating,
+    cdef uint64_t version      # and its version when it was last compared with them
     cdef readonly dict values
     cdef readonly str rule, kind
     cdef object scalars
@@ -839,6 +866,8 @@ cdef class Terms:
     cdef bint decoupled
 
     def __init__(self, dict live, dict values, str rule, str kind, object scalars, bint ahead):
+        fo_watch(live)
+        self.live = live
         self.source = tuple([part for item in live.items() for part in item])
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
         self.names = rules()[rule][1]
@@ -942,12 +971,16 @@ cdef class Terms:
         cdef PyObject *key
         cdef PyObject *value
         cdef Py_ssize_t at = 0, i = 0
+        cdef uint64_t version = fo_version(live)
+        if live is self.live and version != 0 and version == self.version:
+            return True
         if 2 * len(live) != len(self.source):
             return False
         while PyDict_Next(live, &at, &key, &value):
             if key != <PyObject *>self.source[i] or value != <PyObject *>self.source[i + 1]:
                 return False
             i += 2
+        self.version = version if live is self.live else 0
         return True
 
 
@@ -1302,16 +1335,18 @@ cdef class Plan:
         return 0
 
     cdef list changed(self, object owner):
-        """Check the live groups that are not as they were: (group, new terms) of each."""
+        """Check the live groups that are not as they were: (group, new terms) of each; None if there are none."""
         cdef int group
+        cdef list found = None
         groups = owner.param_groups
         if len(groups) != self.n_groups:
             raise ValueError(f"param_groups has {len(groups)} groups: wanted the {self.n_groups} it was made with")
-        found = []
         for group in range(self.n_groups):
             live = groups[group]
             terms = self.terms[group]
             if terms is None or not isinstance(live, dict) or not (<Terms>terms).hold(live):
+                if found is None:
+                    found = []
                 found.append((group, owner._check_group(group)))
         return found
 
@@ -1328,7 +1363,7 @@ cdef class Plan:
 
     def settle(self, object owner):
         """Take over what changed in the live groups."""
-        self.adopt(owner, self.changed(owner))
+        self.adopt(owner, self.changed(owner) or [])
 
     cdef int set_coefficients(self, double scale) except -1:
         """Give every active leaf the coefficients of its group for its number of updates."""

@@ -127,6 +127,37 @@ def test_a_live_change_takes_effect_in_the_next_step(cls, options, change, refer
     assert all(before.param_groups[0][k] != v for k, v in change.items() if k != "betas")
 
 
+WAYS_TO_CHANGE = {
+    "item": lambda group: group.__setitem__("lr", 0.25),
+    "update": lambda group: group.update(lr=0.25),
+    "ior": lambda group: group.__ior__({"lr": 0.25}),
+    "pop": lambda group: group.update({"lr": 0.25 * group.pop("lr")}),
+    "popitem": lambda group: group.update([group.popitem()], lr=0.25),
+    "delete": lambda group: (group.__delitem__("lr"), group.setdefault("lr", 0.25)),
+    "clear": lambda group: (kept := dict(group), group.clear(), group.update(kept, lr=0.25)),
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_CHANGE)
+def test_whatever_way_a_group_is_changed_the_next_step_has_it(way):
+    a, b = np.zeros(1), np.zeros(1)
+    opt = SGD([{"params": a}, {"params": b}], lr=1.0)
+    one = [np.ones(1), np.ones(1)]
+    for _ in range(3):
+        opt.step(one)
+    WAYS_TO_CHANGE[way](opt.param_groups[1])
+    opt.step(one)
+    opt.param_groups[0] = {**opt.param_groups[0], "lr": 0.5}
+    opt.step(one)
+    opt.param_groups[0]["lr"] = 0.125
+    opt.step(one)
+    opt.param_groups = [dict(group) for group in opt.param_groups]
+    opt.step(one)
+    opt.param_groups[0]["lr"] = 2.0
+    opt.step(one)
+    assert (-a[0], -b[0]) == (4 + 0.5 + 0.125 + 0.125 + 2.0, 3 + 5 * 0.25)
+
+
 def test_the_second_groups_change_leaves_the_first_alone():
     a, b = np.zeros(2), np.zeros(2)
     opt = SGD([{"params": a}, {"params": b}], lr=1.0)
