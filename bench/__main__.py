@@ -80,7 +80,7 @@ def _loop(run: Run) -> Results:
     """Forward and backward pass and step."""
     from bench.loop import MODELS, measure
 
-    return measure(list(MODELS)[: run.pick(2, None, None)], run.pick(0.0, 3.0, 20.0))
+    return measure(list(MODELS)[: run.pick(2, None, None)], run.pick(0.0, 10.0, 30.0))
 
 
 def _conditions(run: Run) -> Results:

@@ -15,7 +15,7 @@ from typing import Any
 
 PAUSE = 0.015  # s before each measurement: GNU OpenMP's workers spin for 6 ms after a region (measured)
 BLOCK = 0.002  # s of work that is timed as one, and as much before it untimed; perf_counter resolves 50 ns
-WARM_UP = 8  # steps at least: threads that slept through the pause wake up, and processors speed up, in the first ones
+WARM_UP = 12  # steps at least: threads that slept through the pause wake up, and processors speed up, in the first ones
 LONG = 0.020  # s: a step as long as this needs no warm-up, it warms itself
 
 
@@ -60,6 +60,10 @@ def calibrate(contender: Contender, block: float) -> tuple[int, float]:
     contender.refresh()
     contender.run(1)
     seconds = contender.run(1)
+    if seconds < LONG:  # as before each measurement
+        contender.refresh()
+        contender.run(WARM_UP)
+        seconds = contender.run(1)
     n = 1
     while seconds * n < block / 4 and 4 * n <= contender.most:
         n *= 4
