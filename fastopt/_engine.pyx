@@ -161,7 +161,7 @@ cdef enum:
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
     PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken
     AT_ONCE = 50000             # ns between two steps that count as back to back
-    WAKING = 4                  # of them in a row, and workers wait awake; as many more, and their cost is told by it
+    WAKING = 4                  # so many in a row make workers wait awake; after as many more, costs are learned
     TABLE = 512                 # steps for which a class's scalars are computed at once
 
 CHUNK = CHUNK_ELEMENTS
