@@ -73,10 +73,10 @@ class Optimizer:
     """
 
     __slots__ = ("__dict__", "__weakref__", "param_groups")  # which each step reads: found faster than in __dict__
+    param_groups: list[Hyper]
 
     #: state arrays by the rule's letter, and the name users know them by
     slots: ClassVar[Mapping[str, str]] = {}
-    param_groups: list[Hyper]
     #: checks of the class's own hyper-parameters, by name
     checks: ClassVar[Mapping[str, hyper.Check]] = {}
 

@@ -254,7 +254,7 @@ def test_a_large_step_uses_the_threads_it_is_given_and_a_small_one_none():
 @pytest.mark.skipif("clang" in _engine.COMPILER, reason="its OpenMP has no such rule")
 def test_workers_crowd_in_to_sleep_at_once_unless_steps_come_back_to_back():
     script = """
-    import os, time, numpy as np, fastopt
+    import os, numpy as np, fastopt
     def tasks():
         return len(os.listdir("/proc/self/task"))
     before, wanted = tasks(), len(os.sched_getaffinity(0))
