@@ -88,7 +88,8 @@ def _conditions(run: Run) -> Results:
     from bench.conditions import measure
 
     sizes = run.pick(["1e3", "1e4"], ["1e3", "1e4", "1e5", "1e6", "1e7"], SINGLE[:-1])
-    return measure(sizes, run.threads, run.pick(0.0, 1.0, 8.0))
+    large = run.pick(["1e4"], ["1e6", "1e8"], SINGLE[5:])
+    return measure(sizes, large, run.threads, run.pick(0.0, 1.0, 8.0))
 
 
 def _instructions(run: Run) -> Results:

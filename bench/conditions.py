@@ -18,8 +18,8 @@ import numpy as np
 from bench.peers import Fastopt, Limited
 from bench.roofline import GradientRead
 from bench.runner import Contender, interleave
-from bench.steps import Record, prepared
-from bench.workloads import CASES, WORKLOADS, Case, Data
+from bench.steps import Record, available_memory, prepared
+from bench.workloads import CASES, WORKLOADS, Case, Data, elements
 
 ADAM = CASES["adam"]
 
@@ -148,8 +148,8 @@ def busy_machine(workloads: Sequence[str], threads: int, seconds: float) -> list
         fast = prepared(arrays(workload))
         with busy(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1):
             fast.run(100)  # learns what the condition is before it is calibrated
-            # A block as long as several turns of the scheduler: of 3 ms each, one more or less would decide.
-            rows += timed("busy", workload, [fast, Limited(fast, 1)], seconds, rounds=(15, 60), block=0.03)
+            # A block as long as many turns of the scheduler: of 3 ms each, one more or less would decide.
+            rows += timed("busy", workload, [fast, Limited(fast, 1)], seconds, rounds=(15, 60), block=0.06)
     return rows
 
 
@@ -237,13 +237,15 @@ def import_time(repeats: int) -> dict[str, float]:
     return {"numpy": median(r[0] for r in runs), "fastopt": median(r[1] for r in runs)}
 
 
-def measure(sizes: Sequence[str], threads: int, seconds: float) -> dict[str, Any]:
+def measure(sizes: Sequence[str], large: Sequence[str], threads: int, seconds: float) -> dict[str, Any]:
+    # five optimizers, each with its state, over the same parameters and gradients
+    large = [workload for workload in large if 12 * 4 * elements(workload) < available_memory()]
     return {
         "conditions": [
             *gaps(sizes, threads, seconds),
             *busy_machine(sizes, threads, seconds),
             *denormals(sizes[1:3], seconds / 2),
-            *options(["1", *sizes[-2:]], threads, seconds),
+            *options(["1", *large], threads, seconds),
         ],
         "memory": memory(sizes[-1]),
         "import": import_time(9),

@@ -6,9 +6,10 @@ a. This is the only compiled module, and the only place that knows threads. It k
 b. `Plan` holds the memory of one optimizer: a `Leaf` for each parameter with the addresses of its parameter, gradient
    and state. All leaves of all groups lie end to end in one sequence of chunks of CHUNK elements.
 c. A `sweep` carries one operation over all chunks in one parallel region. Each worker has one contiguous stretch of
-   the sequence, the same one in every step, so memory stays near the core that first wrote it; who is done helps the
-   others, so that a worker which wakes late or loses its core costs little. Small sweeps run serially in the calling
-   thread, and between small and large the plan learns from its own timings what is faster: see `Choice`.
+   the sequence, the same one in every step, so memory stays near the core that first wrote it, and in its caches; who
+   is done helps one that wakes late or has lost its core, but takes no last few chunks from it. Small sweeps run
+   serially in the calling thread, and between small and large the plan learns from its own timings what is faster: see
+   `Choice`.
 d. A sum over gradients is kept for each chunk and added up in the order of chunks, so that it does not depend on who
    computed which. Inside a chunk it is taken a TILE at a time, the unit in which gradients that lie in memory in
    another order than their parameter are brought into order.
@@ -112,6 +113,8 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &t);
         return 1e9 * (double)t.tv_sec + (double)t.tv_nsec;
     }
+    #define fo_read(x) __atomic_load_n(x, __ATOMIC_RELAXED)
+    #define fo_write(x, value) __atomic_store_n(x, value, __ATOMIC_RELAXED)
     /* The next few of a queue that several threads take from. */
     static inline Py_ssize_t fo_take(Py_ssize_t *next, Py_ssize_t few)
     {
@@ -153,10 +156,13 @@ cdef extern from *:
     const char *FO_COMPILER
     double fo_now() noexcept nogil
     Py_ssize_t fo_take(Py_ssize_t *next, Py_ssize_t few) noexcept nogil
+    Py_ssize_t fo_read(const Py_ssize_t *x) noexcept nogil
+    void fo_write(Py_ssize_t *x, Py_ssize_t value) noexcept nogil
 
 cdef enum:
     CHUNK_ELEMENTS = 4096
     TILE = 1024
+    WORTH_HELP = 16             # chunks left to another worker: it takes a tenth of the time for what its caches hold
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
     PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken
@@ -553,13 +559,15 @@ cdef enum Operation:
 cdef struct Queue:
     Py_ssize_t next
     Py_ssize_t stop
-    char apart[48]           # a cache line each
+    Py_ssize_t begun         # whether its worker has come
+    char apart[40]           # a cache line each
 
 cdef struct Sweep:
     Operation what
-    Queue *queues            # [workers]
+    Queue *queues            # [workers], NULL where nobody is to help another
     Leaf *leaves
     Py_ssize_t n_leaves
+    Py_ssize_t chunks
     int workers
     Py_ssize_t few           # chunks that a worker takes at once
     const Binding *bindings  # [groups]
@@ -721,25 +729,32 @@ cdef Py_ssize_t leaf_of(const Sweep *w, Py_ssize_t chunk) noexcept nogil:
     return low
 
 
+cdef void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """Chunks begin to end of the sequence."""
+    cdef Py_ssize_t chunk, leaf = leaf_of(w, begin)
+    for chunk in range(begin, end):
+        while w.leaves[leaf + 1].first <= chunk:
+            leaf += 1
+        run_chunk(w, &w.leaves[leaf], chunk - w.leaves[leaf].first)
+
+
 cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
-    """One worker's chunks: its own, then what is left of the others'."""
+    """One worker's chunks: its own, then what is left of the others', where that is much."""
     cdef unsigned long long mode = fo_kernel_mode(w.flush)
     cdef Queue *q
-    cdef Py_ssize_t begin, chunk, leaf
+    cdef Py_ssize_t begin
     cdef int k
-    for k in range(w.workers):
-        q = &w.queues[(worker + k) % w.workers]
-        leaf = -1
-        while True:
-            begin = fo_take(&q.next, w.few)
-            if begin >= q.stop:
-                break
-            if leaf < 0:
-                leaf = leaf_of(w, begin)
-            for chunk in range(begin, min(begin + w.few, q.stop)):
-                while w.leaves[leaf + 1].first <= chunk:
-                    leaf += 1
-                run_chunk(w, &w.leaves[leaf], chunk - w.leaves[leaf].first)
+    if w.queues == NULL:
+        run_chunks(w, w.chunks * worker // w.workers, w.chunks * (worker + 1) // w.workers)
+    else:
+        fo_write(&w.queues[worker].begun, 1)
+        for k in range(w.workers):
+            q = &w.queues[(worker + k) % w.workers]
+            while k == 0 or q.stop - fo_read(&q.next) > WORTH_HELP or not fo_read(&q.begun):
+                begin = fo_take(&q.next, w.few)
+                if begin >= q.stop:
+                    break
+                run_chunks(w, begin, min(begin + w.few, q.stop))
     fo_restore_mode(mode)
 
 
@@ -1557,6 +1572,7 @@ cdef class Plan:
         w.what = what
         w.leaves = self.leaves
         w.n_leaves = self.n_leaves
+        w.chunks = self.chunks
         w.bindings = self.bindings
         w.coefs = self.coefs
         w.partial = NULL
@@ -1613,6 +1629,10 @@ cdef class Plan:
         """Give each worker its stretch of the chunks."""
         cdef int k
         cdef Queue *grown
+        w.workers = workers
+        w.queues = NULL
+        if self.chunks <= 2 * WORTH_HELP * workers:
+            return 0  # shared out once and for all
         if self.room_queues < workers:
             grown = <Queue *>realloc(self.queues, workers * sizeof(Queue))
             if grown == NULL:
@@ -1622,7 +1642,7 @@ cdef class Plan:
         for k in range(workers):
             self.queues[k].next = self.chunks * k // workers
             self.queues[k].stop = self.chunks * (k + 1) // workers
-        w.workers = workers
+            self.queues[k].begun = 0
         w.few = max(1, min(16, self.chunks // (64 * workers)))
         w.queues = self.queues
         return 0

@@ -115,15 +115,6 @@ static inline __attribute__((always_inline)) void fetch(const real *from)
 #define ENTRY(rule) \
     {#rule, rule##_state, rule##_scalars, {rule##_FO_NO_DECAY, rule##_FO_COUPLED, rule##_FO_DECOUPLED}}
 
-/* A line in rules.c: from there on the rules have roots. In float64 they wait for the divider, and 512 bits at a
- * time they wait longer: measured, one thread and two, 256 bits take 0.87 to 1.0 of the time
- * (Adam, AMSGrad, RMSprop). Rules without a root, and float32, are faster on full width. */
-#if defined REAL_f64 && defined __AVX512F__ && !defined __clang__
-#define ROOTS _Pragma("GCC target(\"prefer-vector-width=256\")")
-#else
-#define ROOTS
-#endif
-
 /* Inside a body: */
 #define ELEMENTS ptrdiff_t i = 0; i < n; i++
 #define LOAD(x) x##_[i]

@@ -66,8 +66,6 @@ RULE(restore, (saved), ())
     }
 }
 
-ROOTS
-
 /* RMSprop (Hinton 2012). One of inside and outside is epsilon, the other 0: adding 0 to
  * a square root or to v >= 0 is exact. */
 RULE(rmsprop, (v), (alpha, gamma, rest, inside, outside))

@@ -117,7 +117,7 @@ def test_lookahead_is_p_minus_momentum_times_m_and_then_the_old_bits(real, isa, 
 
 
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("size", [1, 15, 16, 17, 1023, 1025, C + 1, 20 * C + 3])
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 1023, 1025, C + 1, 20 * C + 3, 170 * C + 3])
 def test_clipping_by_the_norm_is_the_same_for_all_instruction_sets_and_threads(size, real):
     grads = [np.random.default_rng(size).normal(size=size).astype(real), np.ones(3, real)]
     results = set()

@@ -21,7 +21,7 @@ from optimizers_table import ISAS, REALS, RECORDS
 import fastopt
 from fastopt import _engine, threads
 
-LARGE = 300_000  # elements: dozens of chunks
+LARGE = 700_000  # elements: so many chunks that four threads help each other
 ADAM = next(record for record in RECORDS if record.name == "Adam")
 
 needs_openmp = pytest.mark.skipif(not _engine.OPENMP, reason="built without OpenMP: there is one thread")
@@ -61,10 +61,10 @@ STEPS = """
 
     def run(steps=3):
         rng = np.random.default_rng(0)
-        p = [rng.normal(size=300_000), np.ones(3, "float32")]
+        p = [rng.normal(size=700_000), np.ones(3, "float32")]
         opt = fastopt.Adam(p)
         for _ in range(steps):
-            opt.step([rng.normal(size=300_000), np.ones(3, "float32")])
+            opt.step([rng.normal(size=700_000), np.ones(3, "float32")])
         return hashlib.sha256(p[0].tobytes() + p[1].tobytes()).hexdigest()
 """
 

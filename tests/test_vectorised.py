@@ -1,7 +1,5 @@
 """Vectorised: the assembly of every kernel, for each instruction set and element type, works on full registers.
 
-(Rules with roots in float64 on AVX-512 may have half of that: see ROOTS in src_c/rule.h.)
-
 The kernels are compiled to assembly with the very flags of setup.py. For each operation that a rule writes (+ - * / and
 a root), its kernels must have the packed instruction on registers of the set's full width; a loop the compiler gave up
 on has only scalar ones. That the check can fail is checked with a build that is not vectorised.
@@ -55,10 +53,7 @@ else:
 def rules():
     """Each rule's body, by its name."""
     text = re.sub(r"/\*.*?\*/", "", (ROOT / "src_c/rules.c").read_text(), flags=re.S)
-    found = dict(re.findall(r"^RULE\((\w+),.*?\)\n\{\n(.*?)^\}", text, flags=re.S | re.M))
-    behind = re.findall(r"^RULE\((\w+)", text.split("\nROOTS\n")[1], flags=re.M)
-    assert behind == [rule for rule, body in found.items() if "SQRT" in body]
-    return found
+    return dict(re.findall(r"^RULE\((\w+),.*?\)\n\{\n(.*?)^\}", text, flags=re.S | re.M))
 
 
 def operations(body, kind):
@@ -95,8 +90,6 @@ def missing(isa, real, *more):
     lacking = []
     for rule, body in rules().items():
         register, suffix = REGISTERS[isa], SUFFIX[real]
-        if (isa, real) == ("avx512", "f64") and "SQRT" in body:
-            register = "[yz]mm"
         for kind in ("FO_NO_DECAY", "FO_COUPLED", "FO_DECOUPLED"):
             code = found[f"{rule}_{kind}"]
             wanted = operations(body, kind)
