@@ -166,6 +166,7 @@ cdef enum:
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
     PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken
+    FETCH_LEARNED_FROM = 1 << 19  # elements, up to PARALLEL_FROM: a plan learns whether to ask for memory ahead
     AT_ONCE = 50000             # ns between two steps that count as back to back
     WAKING = 4                  # so many in a row make workers wait awake; after as many more, costs are learned
     TABLE = 512                 # steps for which a class's scalars are computed at once
@@ -570,6 +571,7 @@ cdef struct Sweep:
     Py_ssize_t chunks
     int workers
     Py_ssize_t few           # chunks that a worker takes at once
+    bint fetch               # whether kernels ask for memory ahead
     const Binding *bindings  # [groups]
     const fo_coef *coefs
     double *partial          # [chunks], sums or flags
@@ -691,7 +693,7 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept no
         return
     if f.order == NULL and (w.what == UPDATE or w.what == UPDATE_AND_ZERO):
         g = f.g + start * f.itemsize
-        run_span(w, f, start, end - start, f.n - start, g)
+        run_span(w, f, start, end - start, f.n - start if w.fetch else 0, g)
         if w.what == UPDATE_AND_ZERO:
             memset(<void *>g, 0, (end - start) * f.itemsize)
         return
@@ -772,24 +774,28 @@ cdef void run_alone(const Sweep *w) noexcept nogil:
 
 # ---- how many threads ----
 
-cdef double TRYING = 0.02  # of the time may be lost by trying the dearer way
+cdef double TRYING = 0.01  # of the time may be lost by trying the dearer way
 
 
 @cython.final
 cdef class Choice:
     """Whether sweeps are to be done alone, way 0, or by all workers, way 1: learned from what each has cost.
 
-    The cheaper way is taken, and the other tried again now and then, so seldom that trying costs no more than TRYING
-    of the time.
+    (Or with memory asked for ahead, way 1, or without, way 0.) The cheaper way is taken, and the other tried again now
+    and then, so seldom that trying costs no more than TRYING of the time.
 
     Parameters
     ----------
     awake : bool
         Whether sweeps come back to back. A try goes on for longer then, and is believed more slowly: workers are awake
         unless we worked alone, so a bad one may be but the waking. With other work between there is less to gain.
+    trust : float
+        How much of a try's cost is believed, from 0 to 1; the rest stays what the last ones told. The best use of a try
+        is more often a lucky one than a typical one: less than 1 is for ways that differ by little.
     """
 
     cdef bint awake
+    cdef double trust
     cdef double cost[2]
     cdef bint tried[2]
     cdef int left            # uses before the dearer way is tried again
@@ -797,8 +803,8 @@ cdef class Choice:
     cdef int uses            # of the try that is going on,
     cdef double best, total  # the least and all that they cost
 
-    def __init__(self, bint awake):
-        self.awake = awake
+    def __init__(self, bint awake, double trust=1.0):
+        self.awake, self.trust = awake, trust
 
     cpdef int way(self, int first) noexcept:
         """Return what to do now; `first` is what to begin with, while nothing is known."""
@@ -824,8 +830,8 @@ cdef class Choice:
             self.total += cost
             if way == 1 and cost >= self.cost[0] and self.uses < (4 if self.awake else 2):
                 return
+            self.cost[way] += (self.trust if self.tried[way] else 1.0) * (self.best - self.cost[way])
             self.tried[way] = True
-            self.cost[way] = self.best
             lost = self.total - self.uses * self.cost[1 - way]
             self.uses, self.total = 0, 0.0
         if not self.tried[1 - way]:
@@ -1044,6 +1050,7 @@ cdef class Plan:
     cdef Queue *queues
     cdef int room_queues
     cdef list choices               # of each operation, with workers asleep and awake
+    cdef list fetchings             # whether to ask for memory ahead, alone and by all workers
     cdef double swept               # when the last sweep ended that could have been parallel, ns
     cdef double pause               # from there to this step
     cdef int streak                 # steps back to back of late
@@ -1065,6 +1072,7 @@ cdef class Plan:
         self.n_groups = tree.n_groups
         self.states = [{} for _ in self.arrays]
         self.choices = [(Choice(False), Choice(True)) for _ in range(OPERATIONS)]
+        self.fetchings = [Choice(True, 0.25), Choice(True, 0.25)]
         self.terms = [None] * self.n_groups
         self.leaves = <Leaf *>calloc(self.n_leaves + 1, sizeof(Leaf))
         self.watches = <Watch *>calloc(self.n_leaves + 1, sizeof(Watch))
@@ -1568,7 +1576,8 @@ cdef class Plan:
         cdef double *grown
         cdef double begin, spun
         cdef bint awake, crowded
-        cdef Choice choice
+        cdef bint undecided  # whether asking for memory ahead is a gain
+        cdef Choice choice, fetching
         w.what = what
         w.leaves = self.leaves
         w.n_leaves = self.n_leaves
@@ -1580,6 +1589,7 @@ cdef class Plan:
         w.slot = slot
         w.variant = self.variant
         w.flush = flush
+        w.fetch = True
         if what == SUM_SQUARES or what == FIND_NONFINITE:
             if self.room_partial < self.chunks:
                 grown = <double *>realloc(self.partial, self.chunks * sizeof(double))
@@ -1594,7 +1604,8 @@ cdef class Plan:
         if self.elements <= CHUNK_ELEMENTS:
             run_alone(&w)  # shorter than giving up the GIL and taking it again is worth
             return 0
-        if workers < 2:
+        undecided = learning and what <= UPDATE_AND_ZERO and FETCH_LEARNED_FROM <= self.elements < PARALLEL_FROM
+        if workers < 2 and not undecided:
             with nogil:
                 run_alone(&w)
             return 0
@@ -1604,10 +1615,15 @@ cdef class Plan:
         # Where there is other work between steps, workers are to sleep at once: see `processors`.
         crowded = not awake and workers <= processors < 2 * workers
         choice = self.choices[<int>what][awake]
-        if not learning or self.elements >= PARALLEL_FROM:
+        if workers < 2:
+            way = 0
+        elif not learning or self.elements >= PARALLEL_FROM:
             way = 1
         else:
             way = choice.way(awake or self.elements >= WAKE_FROM)
+        if undecided:
+            fetching = self.fetchings[way]
+            w.fetch = fetching.way(1)
         if way == 0:
             with nogil:
                 run_alone(&w)
@@ -1622,7 +1638,10 @@ cdef class Plan:
         # Where workers spin afterwards, they take cores from the work between sweeps.
         spun = 0.0 if way == 0 or awake or crowded else 0.6 * min(self.pause, 6e6)
         if self.settled == WAKING or not awake:
-            choice.learn(way, (self.swept - begin + spun) / self.elements)
+            if workers > 1:
+                choice.learn(way, (self.swept - begin + spun) / self.elements)
+            if undecided:
+                fetching.learn(w.fetch, (self.swept - begin) / self.elements)
         return 0
 
     cdef int share_out(self, Sweep *w, int workers) except -1:

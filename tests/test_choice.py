@@ -38,7 +38,8 @@ def test_tries_cost_no_more_than_their_share_of_the_time(awake, better, dearer):
     choice = Choice(awake)
     use(choice, lambda way, n: 1.0 if way == better else dearer, 100_000)
     ways, costs = use(choice, lambda way, n: 1.0 if way == better else dearer, 100_000)
-    assert sum(costs) <= 1.021 * len(ways)
+    one_try = 4 * dearer  # by which those of 100,000 uses may be off, wherever one begins to count
+    assert sum(costs) <= 1.01 * len(ways) + one_try
     assert len(set(ways)) == 2, "the dearer way is never tried again"
 
 
@@ -74,3 +75,15 @@ def test_a_disturbance_now_and_then_changes_little(awake, better):
 
     ways, _ = use(Choice(awake), cost, 20_000)
     assert ways[1000:].count(better) >= 0.9 * len(ways[1000:])
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_who_trusts_tries_less_does_better_where_ways_differ_by_no_more_than_the_noise(better):
+    def share(trust):
+        noise = random.Random(0)
+        ways, _ = use(
+            Choice(True, trust), lambda way, n: (1.0 if way == better else 1.05) * noise.gauss(1, 0.05), 20_000
+        )
+        return ways.count(better) / len(ways)
+
+    assert share(0.25) > max(0.8, share(1.0) + 0.03)
