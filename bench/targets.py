@@ -127,10 +127,11 @@ def _ahead(results: Results, one_thread: bool) -> Verdict:
         if rival:
             label = f"{row['case']} {row['dtype']} {row['workload']} against {rival[0]}"
             ratios[label] = rival[1] / row["us"]
-    behind = sum(ratio < 1 for ratio in ratios.values())
+    behind, clearly = (sum(ratio < limit for ratio in ratios.values()) for limit in (1, 0.95))
     verdict = _worst("", "> 1 × everywhere", 1.0, ratios, least=True)
     what = "every rule and type" + ", one thread" * one_thread + ": the best peer's time"
-    found = f"{verdict.measured}; behind in {behind} of {len(ratios)}" if ratios else verdict.measured
+    shares = f"; behind in {behind} of {len(ratios)}, by more than 5 % in {clearly}"
+    found = verdict.measured + shares if ratios else verdict.measured
     return Verdict(what, verdict.target, found, verdict.met)
 
 

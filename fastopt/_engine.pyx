@@ -741,18 +741,27 @@ cdef void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept 
 
 
 cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
-    """One worker's chunks: its own, then what is left of the others', where that is much."""
+    """One worker's chunks: its own, then what is left of the others', where that is much.
+
+    A thread beyond the workers (see `processors`) has no chunks. It steps in for a worker that has not come: the system
+    may have put that one behind another on the same processor, where it can wait for milliseconds.
+    """
     cdef unsigned long long mode = fo_kernel_mode(w.flush)
     cdef Queue *q
     cdef Py_ssize_t begin
     cdef int k
+    cdef bint extra = worker >= w.workers
     if w.queues == NULL:
-        run_chunks(w, w.chunks * worker // w.workers, w.chunks * (worker + 1) // w.workers)
+        if not extra:
+            run_chunks(w, w.chunks * worker // w.workers, w.chunks * (worker + 1) // w.workers)
     else:
-        fo_write(&w.queues[worker].begun, 1)
+        if not extra:
+            fo_write(&w.queues[worker].begun, 1)
         for k in range(w.workers):
             q = &w.queues[(worker + k) % w.workers]
-            while k == 0 or q.stop - fo_read(&q.next) > WORTH_HELP or not fo_read(&q.begun):
+            if extra and fo_read(&q.begun):
+                continue
+            while k == 0 and not extra or q.stop - fo_read(&q.next) > WORTH_HELP or not fo_read(&q.begun):
                 begin = fo_take(&q.next, w.few)
                 if begin >= q.stop:
                     break
@@ -1632,8 +1641,7 @@ cdef class Plan:
             team = processors + 1 if crowded else workers
             with nogil:
                 for worker in prange(team, num_threads=team, schedule="static", chunksize=1):
-                    if worker < w.workers:
-                        run_worker(&w, worker)
+                    run_worker(&w, worker)
         self.swept = fo_now()
         # Where workers spin afterwards, they take cores from the work between sweeps.
         spun = 0.0 if way == 0 or awake or crowded else 0.6 * min(self.pause, 6e6)

@@ -147,13 +147,13 @@ def test_how_tensors_are_cut_up_does_not_matter(record, real):
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_memory_larger_than_a_cache_is_updated_like_any_other(name):
-    """From some size on a plan learns whether to ask for memory ahead: by its second step of a kind it has tried both."""
+    """From some size on, a plan learns whether to ask for memory ahead: its second step tries the other way."""
     record = next(record for record in CASES if record.name == name)
     n = (1 << 22) + C + 3
     p, g = (np.random.default_rng(seed).normal(size=n).astype("float32") for seed in (1, 2))
     q = p.copy()
     opt, twin = record.make(p), record.make(q)
-    for threads, learning in (1, False), (3, False), *2 * [(1, True)], *4 * [(3, True)]:
+    for threads, learning in (1, False), (3, False), *2 * [(1, True)], *2 * [(2, True)], *4 * [(3, True)]:
         _engine.set_threads(threads)
         _engine.set_learning(learning)
         record.step(opt, g)
