@@ -166,7 +166,7 @@ cdef enum:
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
     PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken
-    FETCH_LEARNED_FROM = 1 << 19  # elements, up to PARALLEL_FROM: a plan learns whether to ask for memory ahead
+    FETCH_LEARNED_FROM = 1 << 19  # elements: from there on a plan learns whether to ask for memory ahead
     AT_ONCE = 50000             # ns between two steps that count as back to back
     WAKING = 4                  # so many in a row make workers wait awake; after as many more, costs are learned
     TABLE = 512                 # steps for which a class's scalars are computed at once
@@ -1613,7 +1613,7 @@ cdef class Plan:
         if self.elements <= CHUNK_ELEMENTS:
             run_alone(&w)  # shorter than giving up the GIL and taking it again is worth
             return 0
-        undecided = learning and what <= UPDATE_AND_ZERO and FETCH_LEARNED_FROM <= self.elements < PARALLEL_FROM
+        undecided = learning and what <= UPDATE_AND_ZERO and self.elements >= FETCH_LEARNED_FROM
         if workers < 2 and not undecided:
             with nogil:
                 run_alone(&w)
