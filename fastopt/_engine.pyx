@@ -743,8 +743,8 @@ cdef void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept 
 cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
     """One worker's chunks: its own, then what is left of the others', where that is much.
 
-    A thread beyond the workers (see `processors`) has no chunks. It steps in for a worker that has not come: the system
-    may have put that one behind another on the same processor, where it can wait for milliseconds.
+    A thread beyond the workers (see `processors`) has no chunks, but helps all the same: the system may have put two
+    workers on one processor, and leave them there for milliseconds.
     """
     cdef unsigned long long mode = fo_kernel_mode(w.flush)
     cdef Queue *q
@@ -759,8 +759,6 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
             fo_write(&w.queues[worker].begun, 1)
         for k in range(w.workers):
             q = &w.queues[(worker + k) % w.workers]
-            if extra and fo_read(&q.begun):
-                continue
             while k == 0 and not extra or q.stop - fo_read(&q.next) > WORTH_HELP or not fo_read(&q.begun):
                 begin = fo_take(&q.next, w.few)
                 if begin >= q.stop:
