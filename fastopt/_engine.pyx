@@ -162,7 +162,7 @@ cdef extern from *:
 cdef enum:
     CHUNK_ELEMENTS = 4096
     TILE = 1024
-    WORTH_HELP = 16             # chunks left to another worker: it takes a tenth of the time for what its caches hold
+    WORTH_HELP = 16             # chunks: fewer are left to the worker whose caches hold them
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
     PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken
