@@ -184,7 +184,8 @@ def main(context: click.Context, amount: str | None, parts: tuple[str, ...], min
     for name in parts or [name for name in PARTS if amount == "full" or name != "instructions"]:
         with console.status(f"{name}: {PARTS[name].__doc__}"), others() as load[name]:
             results.append(measured(name, run))
-    command = " ".join(["python -m bench", *sys.argv[1:]])
+    how = f"--minutes {minutes:g}" if amount == "short" else f"--{amount}"
+    command = " ".join(["python -m bench", how, *(f"--part {name}" for name in parts)])
     found = merge([{"machine": machine.describe(command)}, *results, {"load": load}])
     out.mkdir(parents=True, exist_ok=True)
     (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")

@@ -36,7 +36,7 @@ def timed(condition: str, workload: str, contenders: Sequence[Contender], second
             "workload": workload,
             "contender": name,
             **{key: 1e6 * s for key, s in zip(("q1", "us", "q3"), timing.quartiles(), strict=True)},
-            "rounds": [1e6 * s for s in timing.seconds],
+            "rounds": {str(r): 1e6 * s for r, s in timing.rounds.items()},
         }
         for name, timing in timings.items()
     ]

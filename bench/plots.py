@@ -106,8 +106,8 @@ def speedup(results: Results) -> Figure | None:
     peers = [p for p in dict.fromkeys(p for w in workloads for p in rows[w]) if p not in ("fastopt", "roof")]
     if not peers:
         return None
-    nothing = {"us": np.nan}
-    ratio = np.array([[rows[w].get(p, nothing)["us"] / rows[w]["fastopt"]["us"] for w in workloads] for p in peers])
+    nothing = {"x_fastopt": np.nan}
+    ratio = np.array([[rows[w].get(p, nothing)["x_fastopt"] for w in workloads] for p in peers])
     order = np.argsort(np.nanmedian(np.log(ratio), axis=1))
     ratio, peers = ratio[order], [peers[i] for i in order]
     figure, ax = plt.subplots(figsize=(1.8 + 0.86 * len(workloads), 1.4 + 0.4 * len(peers)))

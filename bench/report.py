@@ -73,9 +73,9 @@ def headline(results: Results) -> Sheet:
         sheet.rows.append(
             [
                 label(workload),
-                f"{packaged[0]} {number(packaged[1])}" if packaged else "–",
-                number(numba and numba[1]),
-                number(numpy and numpy[1]),
+                f"{packaged['contender']} {number(packaged['us'])}" if packaged else "–",
+                number(numba and numba["us"]),
+                number(numpy and numpy["us"]),
                 number(line["roof"]),
                 number(line["fastopt"]),
                 number(line["x_roof"]),
@@ -146,8 +146,8 @@ def units(results: Results) -> Sheet:
                 number(row["ns_per_parameter"]),
                 number(row["gb_per_s"]),
                 number(row["x_roof"]),
-                rival[0] if rival else "–",
-                f"{number(rival[1] / row['us'])} ×" if rival else "–",
+                rival["contender"] if rival else "–",
+                f"{number(rival['x_fastopt'])} ×" if rival else "–",
             ]
         )
     return sheet

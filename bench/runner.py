@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, repeat
-from statistics import quantiles
+from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +17,7 @@ PAUSE = 0.015  # s before each measurement: GNU OpenMP's workers spin for 6 ms a
 BLOCK = 0.002  # s of work that is timed as one, and as much before it untimed; perf_counter resolves 50 ns
 WARM_UP = 12  # steps at least: threads that slept through the pause wake up, and processors speed up, in the first ones
 LONG = 0.020  # s: a step as long as this needs no warm-up, it warms itself
+BEFORE = -1  # the round of what was measured before the first
 
 
 class Unavailable(Exception):  # noqa: N818 (it is no error)
@@ -44,15 +45,26 @@ class Contender:
 
 @dataclass
 class Timing:
-    """Seconds a step, one entry a round."""
+    """Seconds a step, by the round in which it was measured."""
 
     inner: int = 1
-    seconds: list[float] = field(default_factory=list)
+    rounds: dict[int, float] = field(default_factory=dict)
 
     def quartiles(self) -> tuple[float, float, float]:
-        few = self.seconds * 2 if len(self.seconds) == 1 else self.seconds
-        first, median, third = quantiles(few, n=4, method="inclusive")
-        return first, median, third
+        seconds = list(self.rounds.values())
+        few = seconds * 2 if len(seconds) == 1 else seconds
+        first, middle, third = quantiles(few, n=4, method="inclusive")
+        return first, middle, third
+
+    def over(self, other: Timing) -> float:
+        """The median of the ratios to another's within the rounds: what disturbs a whole round cancels out.
+
+        (A machine whose memory is half as fast for a minute is so for all, but medians may fall on different minutes.)
+        """
+        shared = self.rounds.keys() & other.rounds.keys()
+        if not shared:
+            return self.quartiles()[1] / other.quartiles()[1]
+        return median(self.rounds[r] / other.rounds[r] for r in shared)
 
 
 def calibrate(contender: Contender, block: float) -> tuple[int, float]:
@@ -89,8 +101,8 @@ def interleave(
     deadline = perf_counter() + seconds
     for contender, _, estimate in found:  # what takes too long for another turn has had its only one
         if estimate > max(0.3, 8 * fastest):
-            timings[contender.name].seconds.append(estimate)
-    found = [entry for entry in found if not timings[entry[0].name].seconds]
+            timings[contender.name].rounds[BEFORE] = estimate
+    found = [entry for entry in found if not timings[entry[0].name].rounds]
     for r in count():
         if r == rounds[1] or (r >= rounds[0] and perf_counter() > deadline):
             return timings
@@ -103,7 +115,7 @@ def interleave(
             if estimate < LONG:
                 contender.run(max(inner, WARM_UP))
                 contender.refresh()
-            timings[contender.name].seconds.append(contender.run(inner))
+            timings[contender.name].rounds[r] = contender.run(inner)
     raise AssertionError("unreachable")
 
 

@@ -55,15 +55,16 @@ def gather(case: Case, data: Data, peers: Iterable[type[Peer]], threads: int) ->
 
 
 def records(contenders: list[Contender], timings: dict[str, Timing], data: Data, **labels: Any) -> list[Record]:
-    """One row a contender; of the candidates for the roof only the fastest, by its median."""
-    medians = {c.name: timings[c.name].quartiles()[1] for c in contenders}
+    """One row a contender, the first of whom is fastopt; of the candidates for the roof only the fastest."""
+    fast = timings[contenders[0].name]
     candidates = [c.name for c in contenders if isinstance(c, Roof)]
-    best = min(candidates, key=medians.__getitem__, default=None)
+    best = min(candidates, key=lambda name: timings[name].over(fast), default=None)
     rows = []
     for contender in contenders:
         if contender.name in candidates and contender.name != best:
             continue
-        q1, median, q3 = timings[contender.name].quartiles()
+        timing = timings[contender.name]
+        q1, median, q3 = timing.quartiles()
         rows.append(
             {
                 **labels,
@@ -75,10 +76,11 @@ def records(contenders: list[Contender], timings: dict[str, Timing], data: Data,
                 "us": 1e6 * median,
                 "q1": 1e6 * q1,
                 "q3": 1e6 * q3,
-                "rounds": len(timings[contender.name].seconds),
+                "rounds": len(timing.rounds),
                 "ns_per_parameter": 1e9 * median / data.elements,
                 "gb_per_s": data.bytes_moved / median / 1e9,
-                "x_roof": median / medians[best] if best else None,
+                "x_roof": timing.over(timings[best]) if best else None,
+                "x_fastopt": timing.over(fast),
             }
         )
     return rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from operator import sub, truediv
+from operator import itemgetter, truediv
 from statistics import median
 from typing import Any
 
@@ -63,11 +63,10 @@ def select(results: Results, part: str = "steps", **labels: Any) -> dict[str, di
     }
 
 
-def best(rows: dict[str, dict[str, Any]], names: Callable[[str, dict[str, Any]], bool]) -> tuple[str, float] | None:
-    """The fastest of the chosen contenders, and its us."""
-    chosen = [(row["us"], name) for name, row in rows.items() if names(name, row)]
-    us, name = min(chosen, default=(0.0, ""))
-    return (name, us) if name else None
+def best(rows: dict[str, dict[str, Any]], names: Callable[[str, dict[str, Any]], bool]) -> dict[str, Any] | None:
+    """The row of the fastest of the chosen contenders."""
+    chosen = [row for name, row in rows.items() if names(name, row)]
+    return min(chosen, key=itemgetter("x_fastopt"), default=None)
 
 
 def headline(results: Results) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -96,15 +95,15 @@ def _headline_verdict(workload: str, line: dict[str, Any]) -> Verdict | None:
         target, measured = f"≤ {limit:g} µs", f"{number(line['fastopt'])} µs"
         met = line["fastopt"] <= limit
         if line["numba"]:
-            share, wanted = line["fastopt"] / line["numba"][1], limit / NUMBA_THERE[workload]
+            share, wanted = 1 / line["numba"]["x_fastopt"], limit / NUMBA_THERE[workload]
             target += f" (≤ {number(wanted)} × numba)"
             measured += f" ({number(share)} × numba)"
             return Verdict(workload, target, measured, met, by_ratio=share <= wanted)
         return Verdict(workload, target, measured, met)
-    other = line["numba"][1] if what == "numba" and line["numba"] else line["roof"] if what == "roof" else None
-    if other is None:
+    numba = line["numba"] and 1 / line["numba"]["x_fastopt"]
+    ratio = numba if what == "numba" else line["x_roof"]
+    if ratio is None:
         return Verdict(workload, f"≤ {limit:.2f} × {what}", "–", None)
-    ratio = line["fastopt"] / other
     return Verdict(workload, f"≤ {limit:.2f} × {what}", f"{ratio:.2f} × {what}", ratio <= limit)
 
 
@@ -125,8 +124,8 @@ def _ahead(results: Results, one_thread: bool) -> Verdict:
         rows = select(results, **{key: row[key] for key in ("case", "dtype", "workload", "threads")})
         rival = best(rows, lambda name, _: name not in ("fastopt", "roof"))
         if rival:
-            label = f"{row['case']} {row['dtype']} {row['workload']} against {rival[0]}"
-            ratios[label] = rival[1] / row["us"]
+            label = f"{row['case']} {row['dtype']} {row['workload']} against {rival['contender']}"
+            ratios[label] = rival["x_fastopt"]
     behind, clearly = (sum(ratio < limit for ratio in ratios.values()) for limit in (1, 0.95))
     verdict = _worst("", "> 1 × everywhere", 1.0, ratios, least=True)
     what = "every rule and type" + ", one thread" * one_thread + ": the best peer's time"
@@ -135,11 +134,12 @@ def _ahead(results: Results, one_thread: bool) -> Verdict:
     return Verdict(what, verdict.target, found, verdict.met)
 
 
-def _paired(combine: Callable[[float, float], float], one: dict[str, Any], other: dict[str, Any]) -> float:
-    """The median over the rounds, where both took part in the same ones: what disturbs a whole round cancels out."""
-    if len(one["rounds"]) == len(other["rounds"]):
-        return median(map(combine, one["rounds"], other["rounds"]))
-    return combine(one["us"], other["us"])
+def _paired(combine: Callable[..., float], *rows: dict[str, Any]) -> float:
+    """The median over the rounds that all took part in, as `Timing.over`."""
+    shared = set.intersection(*(set(row["rounds"]) for row in rows))
+    if not shared:
+        return combine(*(row["us"] for row in rows))
+    return median(combine(*(row["rounds"][r] for row in rows)) for r in shared)
 
 
 def _condition(results: Results, condition: str, one: str, other: str) -> dict[str, float]:
@@ -162,8 +162,9 @@ def _reads(results: Results, option: str) -> dict[str, float]:
     found = {}
     for workload in dict.fromkeys(row["workload"] for row in rows):
         by = {row["contender"]: row for row in rows if row["workload"] == workload}
-        read = min(row["us"] for name, row in by.items() if name.startswith("one read"))
-        found[workload] = _paired(sub, by[option], by["plain"]) / read
+        reads = [row for name, row in by.items() if name.startswith("one read")]
+        read = min(reads, key=itemgetter("us"))
+        found[workload] = _paired(lambda a, b, unit: (a - b) / unit, by[option], by["plain"], read)
     return found
 
 

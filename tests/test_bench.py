@@ -144,9 +144,25 @@ def test_rounds_rotate_and_slow_contenders_join_fewer() -> None:
     timings = interleave(contenders, 0.0, rounds=(5, 5), pause=0.0)
     calibration = 2 * len(contenders)
     assert order[calibration:] == ["a", "b", "slow", "b", "a", "a", "b", "a", "b", "b", "slow", "a"]
-    assert [len(timing.seconds) for timing in timings.values()] == [5, 5, 2, 1]
+    assert [list(timing.rounds) for timing in timings.values()] == [[0, 1, 2, 3, 4], [0, 1, 2, 3, 4], [0, 4], [-1]]
     assert timings["a"].quartiles() == (0.05, 0.05, 0.05)
     assert timings["too slow"].quartiles() == (0.5, 0.5, 0.5)
+
+
+def test_ratios_are_taken_within_the_rounds() -> None:
+    from bench.runner import Timing
+    from bench.targets import _paired
+
+    # The machine is half as fast in the last three rounds, which b missed two of: by their medians it would be ahead.
+    a = Timing(rounds={0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0, 4: 2.0})
+    b = Timing(rounds={0: 1.1, 1: 1.1, 2: 2.2})
+    assert b.quartiles()[1] < a.quartiles()[1]
+    assert b.over(a) == pytest.approx(1.1)
+    alone = Timing(rounds={-1: 3.0})  # never in the same round
+    assert alone.over(a) == 1.5
+    rows = [{"us": t.quartiles()[1], "rounds": {str(r): s for r, s in t.rounds.items()}} for t in (a, b, alone)]
+    assert _paired(lambda x, y: y - x, rows[0], rows[1]) == pytest.approx(0.1)
+    assert _paired(lambda x, y: y - x, rows[0], rows[2]) == 1.0
 
 
 @pytest.fixture(scope="module")
