@@ -71,6 +71,7 @@ class Plan:
     away: str | None
     steps: int
     skipped: int
+    streak: int
     def __init__(
         self, tree: Tree, slots: tuple[str, ...], lock: Lock, zero_gradients: bool, screened: bool
     ) -> None: ...

@@ -1067,7 +1067,7 @@ cdef class Plan:
     cdef list fetchings             # whether to ask for memory ahead, alone and by all workers
     cdef double swept               # when the last sweep ended that could have been parallel, ns
     cdef double pause               # from there to this step
-    cdef int streak                 # steps back to back of late
+    cdef readonly int streak        # steps back to back of late
     cdef int settled                # steps since workers wait awake
     cdef const fo_variant *variant
 
@@ -1166,7 +1166,7 @@ cdef class Plan:
                     self.leaves[i].s[slot] = <char *>cnp.PyArray_DATA(made[name, i])
                     self.leaves[i].active = True
             self.lay_out()
-            self.sweep(ZERO_STATE, slot)
+            self.sweep(ZERO_STATE, True, slot)
         for i in range(self.n_leaves):  # as the step has them, if we are in one
             self.leaves[i].active = self.watches[i].held != NULL
         self.lay_out()
@@ -1501,7 +1501,7 @@ cdef class Plan:
         return True
 
     cdef void keep_pace(self) noexcept:
-        """Note whether this step comes right after the last one."""
+        """Note whether this step comes right after the last sweep."""
         self.pause = fo_now() - self.swept
         if self.pause < AT_ONCE:
             self.streak = min(self.streak + 1, 4 * WAKING)
@@ -1545,7 +1545,8 @@ cdef class Plan:
                 f.active, f.order, f.g, f.coef = True, NULL, f.p, f.group
             self.lay_out()
             self.bindings = b
-            self.sweep(UPDATE)
+            self.keep_pace()  # the next step comes right after this, whatever else there is between steps
+            self.sweep(UPDATE, False)
         finally:
             self.bindings = kept
             free(b)
@@ -1554,7 +1555,7 @@ cdef class Plan:
         """Return the sum of the squares of all active gradients, each first multiplied by scale."""
         cdef Py_ssize_t i
         cdef double sum = 0
-        self.sweep(SUM_SQUARES, 0, scale)
+        self.sweep(SUM_SQUARES, True, 0, scale)
         for i in range(self.chunks):
             sum += self.partial[i]
         return sum
@@ -1583,7 +1584,7 @@ cdef class Plan:
                 return i, tuple(int(k) for k in index)
         return None
 
-    cdef int sweep(self, Operation what, int slot=0, double scale=1.0) except -1:
+    cdef int sweep(self, Operation what, bint learns=True, int slot=0, double scale=1.0) except -1:
         """Carry one operation over all chunks, in one parallel region."""
         cdef Sweep w
         cdef int worker, way, workers, team
@@ -1650,7 +1651,7 @@ cdef class Plan:
         self.swept = fo_now()
         # Where workers spin afterwards, they take cores from the work between sweeps.
         spun = 0.0 if way == 0 or awake or crowded else 0.6 * min(self.pause, 6e6)
-        if self.settled == WAKING or not awake:
+        if learns and (self.settled == WAKING or not awake):
             if workers > 1:
                 choice.learn(way, (self.swept - begin + spun) / self.elements)
             if undecided:

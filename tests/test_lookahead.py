@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from optimizers_table import REALS
@@ -194,3 +196,15 @@ def test_groups_taken_away_in_the_block_do_not_keep_the_parameters_away():
     opt.param_groups[:] = groups
     assert a.tolist() == b.tolist() == [-1, -1]
     assert opt.step([np.ones(2), np.ones(2)])
+
+
+def test_steps_in_a_training_loop_are_not_back_to_back():
+    """Each comes right after the block. Its workers would spin through what follows, the next matrix products."""
+    w = np.ones(50_000)
+    g = np.ones_like(w)
+    opt = NAG(w, lr=0.1)
+    for _ in range(12):
+        with opt.lookahead():
+            time.sleep(0.002)  # the model: at least so long
+        opt.step(g)
+        assert opt._plan.streak < 4
