@@ -165,7 +165,7 @@ cdef enum:
     WORTH_HELP = 16             # chunks: fewer are left to the worker whose caches hold them
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
-    PARALLEL_FROM = 1 << 23     # elements: two threads lose nothing even if they must be woken
+    PARALLEL_FROM = 1 << 24     # elements: two threads lose little even if they must be woken or others want the cores
     FETCH_LEARNED_FROM = 1 << 19  # elements: from there on a plan learns whether to ask for memory ahead
     AT_ONCE = 50000             # ns between two steps that count as back to back
     WAKING = 4                  # so many in a row make workers wait awake; after as many more, costs are learned
