@@ -149,7 +149,7 @@ def busy_machine(workloads: Sequence[str], threads: int, seconds: float) -> list
         with busy(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1):
             fast.run(100)  # learns what the condition is before it is calibrated
             # A block as long as many turns of the scheduler: of 3 ms each, one more or less would decide.
-            rows += timed("busy", workload, [fast, Limited(fast, 1)], seconds, rounds=(15, 60), block=0.06)
+            rows += timed("busy", workload, [fast, Limited(fast, 1)], seconds, rounds=(25, 60), block=0.06)
     return rows
 
 

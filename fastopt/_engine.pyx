@@ -789,6 +789,8 @@ cdef void run_alone(const Sweep *w) noexcept nogil:
 # ---- how many threads ----
 
 cdef double TRYING = 0.01  # of the time may be lost by trying the dearer way
+cdef double STALL = 4.0    # times what one thread takes, and
+cdef double STALL_NS = 1e6  # at least so long: a worker has lost its processor. (One that slept wakes within 250 us.)
 
 
 @cython.final
@@ -816,9 +818,13 @@ cdef class Choice:
     cdef int interval        # the last value it began from
     cdef int uses            # of the try that is going on,
     cdef double best, total  # the least and all that they cost
+    cdef double caution      # so many times what a stall lost is to pass before workers are called again
+    cdef double lost         # by the last stall
+    cdef double owed         # of that, what has not been gained since
 
     def __init__(self, bint awake, double trust=1.0):
         self.awake, self.trust = awake, trust
+        self.caution = 1.0
 
     cpdef int way(self, int first) noexcept:
         """Return what to do now; `first` is what to begin with, while nothing is known."""
@@ -829,10 +835,18 @@ cdef class Choice:
         cdef int better = self.cost[1] < self.cost[0]
         return better if self.left > 0 else 1 - better
 
-    cpdef void learn(self, int way, double cost) noexcept:
-        """Take in what a sweep cost, per element."""
+    cpdef void learn(self, int way, double cost, bint long=False) noexcept:
+        """Take in what a sweep cost, per element, and whether it took STALL_NS or more."""
         cdef int better = self.cost[1] < self.cost[0]
         cdef double lost
+        if way == 1 and self.tried[0]:
+            if long and cost > STALL * self.cost[0]:
+                self.stalled(cost - self.cost[0])
+                return
+            self.owed -= self.cost[0] - cost
+            if self.owed <= 0.0 and self.caution > 1.0:  # earned back
+                self.caution /= 4
+                self.owed = self.lost
         self.left -= self.left > 0
         if self.tried[way] and way == better:
             self.cost[way] += 0.25 * (min(cost, 2 * self.cost[way]) - self.cost[way])  # of an outlier no more than that
@@ -857,6 +871,19 @@ cdef class Choice:
         elif way != better:
             self.interval //= 4
             self.left = 16
+
+    cdef void stalled(self, double lost) noexcept:
+        """Work alone for a while: once for as long as was lost, for longer each time that it was not earned back.
+
+        Where others want the processors, a step may wait for its last worker through whole turns of theirs, hundreds of
+        times what it takes alone; a mean tells, not what is typical.
+        """
+        self.cost[1] = 2 * self.cost[0]
+        self.tried[1] = True
+        self.uses, self.total = 0, 0.0
+        self.left = self.interval = max(16, <int>min(lost * self.caution / self.cost[0], 1e6))
+        self.lost = self.owed = lost
+        self.caution = min(4 * self.caution, 1 / TRYING)
 
 
 # Idle workers of GNU OpenMP spin for some 6 ms before they sleep, and take cores from what comes next; but for some 20
@@ -1653,7 +1680,7 @@ cdef class Plan:
         spun = 0.0 if way == 0 or awake or crowded else 0.6 * min(self.pause, 6e6)
         if learns and (self.settled == WAKING or not awake):
             if workers > 1:
-                choice.learn(way, (self.swept - begin + spun) / self.elements)
+                choice.learn(way, (self.swept - begin + spun) / self.elements, self.swept - begin > STALL_NS)
             if undecided:
                 fetching.learn(w.fetch, (self.swept - begin) / self.elements)
         return 0

@@ -11,13 +11,16 @@ from fastopt._engine import Choice
 ALONE, TOGETHER = 0, 1
 
 
+STALL = 400.0  # a step that waits for a worker whose processor was taken away
+
+
 def use(choice, cost, times, first=ALONE):
     """Go on for some uses whose cost is ``cost(way, uses before this one)``: the ways taken, and the costs."""
     ways, costs = [], []
     for n in range(times):
         ways.append(choice.way(first))
         costs.append(cost(ways[-1], n))
-        choice.learn(ways[-1], costs[-1])
+        choice.learn(ways[-1], costs[-1], costs[-1] >= STALL)
     return ways, costs
 
 
@@ -87,3 +90,42 @@ def test_who_trusts_tries_less_does_better_where_ways_differ_by_no_more_than_the
         return ways.count(better) / len(ways)
 
     assert share(0.25) > max(0.8, share(1.0) + 0.03)
+
+
+def stalling(every):
+    """Together is twice as fast, but for a stall now and then."""
+    together = 0
+
+    def cost(way, n):
+        nonlocal together
+        together += way == TOGETHER
+        return 1.0 if way == ALONE else STALL if together % every == 0 else 0.5
+
+    return cost
+
+
+@pytest.mark.parametrize("awake", [False, True])
+@pytest.mark.parametrize("every", [5, 50, 300])
+def test_where_workers_stall_often_they_are_left_alone(awake, every):
+    """Together costs more at the mean, though less at the median."""
+    choice, cost = Choice(awake), stalling(every)
+    use(choice, cost, 100_000)
+    ways, costs = use(choice, cost, 500_000)
+    assert sum(costs) <= 1.02 * len(costs)
+    assert TOGETHER in ways, "it is never tried again"
+
+
+@pytest.mark.parametrize("awake", [False, True])
+def test_a_stall_that_is_earned_back_changes_little(awake):
+    choice, cost = Choice(awake), stalling(20_000)
+    use(choice, cost, 100_000)
+    _, costs = use(choice, cost, 500_000)
+    assert sum(costs) <= 1.1 * len(costs) * (0.5 + STALL / 20_000)
+
+
+def test_after_stalls_that_are_over_all_are_called_again():
+    choice = Choice(True)
+    use(choice, stalling(5), 100_000)
+    use(choice, lambda way, n: (1.0, 0.5)[way], 100_000)
+    _, costs = use(choice, lambda way, n: (1.0, 0.5)[way], 100_000)
+    assert sum(costs) <= 1.03 * 0.5 * len(costs)
