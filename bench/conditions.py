@@ -31,13 +31,7 @@ def arrays(workload: str, dtype: str = "float32") -> Data:
 def timed(condition: str, workload: str, contenders: Sequence[Contender], seconds: float, **how: Any) -> list[Record]:
     timings = interleave(contenders, seconds, **how)
     return [
-        {
-            "condition": condition,
-            "workload": workload,
-            "contender": name,
-            **{key: 1e6 * s for key, s in zip(("q1", "us", "q3"), timing.quartiles(), strict=True)},
-            "rounds": {str(r): 1e6 * s for r, s in timing.rounds.items()},
-        }
+        {"condition": condition, "workload": workload, "contender": name, **timing.row()}
         for name, timing in timings.items()
     ]
 

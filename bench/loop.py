@@ -86,7 +86,5 @@ def measure(models: list[str], seconds: float) -> dict[str, Any]:
         contenders = [Iteration(model, None, "no step"), fast, Limited(fast, 1), Spinning(fast)]
         contenders += [Iteration(model, peer(CASE, model.data), peer.name) for peer in (Naive, Out, Twin)]
         for contender, timing in interleave(contenders, seconds, rounds=(9, 60), block=BLOCK).items():
-            q1, median, q3 = (1e6 * s for s in timing.quartiles())
-            rounds = {str(r): 1e6 * s for r, s in timing.rounds.items()}
-            rows.append({"model": name, "contender": contender, "us": median, "q1": q1, "q3": q3, "rounds": rounds})
+            rows.append({"model": name, "contender": contender, **timing.row()})
     return {"loop": rows}

@@ -56,6 +56,11 @@ class Timing:
         first, middle, third = quantiles(few, n=4, method="inclusive")
         return first, middle, third
 
+    def row(self) -> dict[str, Any]:
+        """Median, quartiles and rounds in us, as results list them."""
+        q1, us, q3 = (1e6 * s for s in self.quartiles())
+        return {"us": us, "q1": q1, "q3": q3, "rounds": {str(r): 1e6 * s for r, s in self.rounds.items()}}
+
     def over(self, other: Timing) -> float:
         """The median of the ratios to another's within the rounds: what disturbs a whole round cancels out.
 

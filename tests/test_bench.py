@@ -160,9 +160,23 @@ def test_ratios_are_taken_within_the_rounds() -> None:
     assert b.over(a) == pytest.approx(1.1)
     alone = Timing(rounds={-1: 3.0})  # never in the same round
     assert alone.over(a) == 1.5
-    rows = [{"us": t.quartiles()[1], "rounds": {str(r): s for r, s in t.rounds.items()}} for t in (a, b, alone)]
-    assert _paired(lambda x, y: y - x, rows[0], rows[1]) == pytest.approx(0.1)
-    assert _paired(lambda x, y: y - x, rows[0], rows[2]) == 1.0
+    rows = [timing.row() for timing in (a, b, alone)]
+    assert _paired(lambda x, y: y - x, rows[0], rows[1]) == pytest.approx(0.1e6)
+    assert _paired(lambda x, y: y - x, rows[0], rows[2]) == pytest.approx(1.0e6)
+
+
+def test_beside_busy_cores_means_are_compared() -> None:
+    from bench.runner import Timing
+    from bench.targets import verdicts
+
+    # a typical block of "fastopt" is the faster one, and one of four stalls
+    timings = {
+        "fastopt": Timing(rounds=dict(enumerate([0.5, 0.5, 0.5, 10.5]))),
+        "fastopt, 1 thread": Timing(rounds=dict(enumerate([1.0] * 4))),
+    }
+    rows = [{"condition": "busy", "workload": "1e5", "contender": n, **t.row()} for n, t in timings.items()]
+    verdict = next(v for v in verdicts({"conditions": rows}) if v.what.startswith("all cores busy"))
+    assert (verdict.measured, verdict.met) == ("3.00 × (1e5)", False)  # noqa: RUF001
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ import pytest
 from fastopt._engine import Choice
 
 ALONE, TOGETHER = 0, 1
-
-
 STALL = 400.0  # a step that waits for a worker whose processor was taken away
 
 
