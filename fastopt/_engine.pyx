@@ -162,11 +162,14 @@ cdef extern from *:
 cdef enum:
     CHUNK_ELEMENTS = 4096
     TILE = 1024
-    WORTH_HELP = 16             # chunks: fewer are left to the worker whose caches hold them
+    LINE = 64                   # bytes of a cache line
+    ALIGN_FROM = 1024           # elements: from there on an array's place in cache lines matters
+    WORTH_HELP = 16             # chunks: no more than these are left to the worker whose caches hold them
+    MOST_AT_ONCE = 64           # chunks that a worker takes, who may lose its core to another process
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
     PARALLEL_FROM = 1 << 24     # elements: two threads lose little even if they must be woken or others want the cores
-    FETCH_LEARNED_FROM = 1 << 19  # elements: from there on a plan learns whether to ask for memory ahead
+    FETCH_LEARNED_FROM = 1 << 18  # elements: from there on a plan learns whether to ask for memory ahead
     AT_ONCE = 50000             # ns between two steps that count as back to back
     WAKING = 4                  # so many in a row make workers wait awake; after as many more, costs are learned
     TABLE = 512                 # steps for which a class's scalars are computed at once
@@ -408,10 +411,14 @@ cdef object shown(cnp.ndarray a):
 
 
 def empty_like(cnp.ndarray a):
-    """Return an array of a's shape, type and memory order, aligned to a cache line, contents unset."""
+    """Return an array of a's shape, type and memory order, contents unset, that lies in cache lines as a does.
+
+    A small one starts at a cache line. See `update_part`.
+    """
     cdef Py_ssize_t nbytes = cnp.PyArray_NBYTES(a)
-    memory = np.empty(nbytes + 64, np.uint8)
-    cdef Py_ssize_t skip = -<Py_ssize_t><uintptr_t>cnp.PyArray_DATA(memory) & 63
+    memory = np.empty(nbytes + LINE, np.uint8)
+    cdef uintptr_t place = <uintptr_t>cnp.PyArray_DATA(a) if cnp.PyArray_SIZE(a) >= ALIGN_FROM else 0
+    cdef Py_ssize_t skip = (place - <uintptr_t>cnp.PyArray_DATA(memory)) % LINE
     return memory[skip:skip + nbytes].view(a.dtype).reshape(
         shown(a), order="C" if cnp.PyArray_IS_C_CONTIGUOUS(a) else "F")
 
@@ -570,7 +577,6 @@ cdef struct Sweep:
     Py_ssize_t n_leaves
     Py_ssize_t chunks
     int workers
-    Py_ssize_t few           # chunks that a worker takes at once
     bint fetch               # whether kernels ask for memory ahead
     const Binding *bindings  # [groups]
     const fo_coef *coefs
@@ -681,8 +687,18 @@ cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t c
 
 
 cdef void update_part(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
-    """Update a part of a leaf whose gradient lies in its order."""
-    run_span(w, f, start, end - start, f.n - start if w.fetch else 0, f.g + start * f.itemsize)
+    """Update a part of a leaf whose gradient lies in its order.
+
+    What lies before a cache line of its parameter is a call of its own, unless there is little to gain: a register's
+    worth of elements that lies in two cache lines takes twice as long.
+    """
+    cdef Py_ssize_t reach = f.n - start if w.fetch else 0, before
+    if end - start >= ALIGN_FROM:
+        before = -<uintptr_t>(f.p + start * f.itemsize) % LINE // f.itemsize
+        run_span(w, f, start, before, reach, f.g + start * f.itemsize)
+        start += before
+        reach -= before
+    run_span(w, f, start, end - start, reach, f.g + start * f.itemsize)
 
 
 cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept nogil:
@@ -734,8 +750,7 @@ cdef Py_ssize_t leaf_of(const Sweep *w, Py_ssize_t chunk) noexcept nogil:
     return low
 
 
-# Inlined: 7 ns of the 140 that a step over one number takes (measured).
-cdef inline void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+cdef void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     """Chunks begin to end of the sequence; neighbours in one call of the kernel, where it is all there is to do."""
     cdef Py_ssize_t upto, leaf = leaf_of(w, begin)
     cdef const Leaf *f
@@ -760,8 +775,9 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
     """
     cdef unsigned long long mode = fo_kernel_mode(w.flush)
     cdef Queue *q
-    cdef Py_ssize_t begin
+    cdef Py_ssize_t begin, left, few
     cdef int k
+    cdef bint own
     cdef bint extra = worker >= w.workers
     if w.queues == NULL:
         if not extra:
@@ -771,11 +787,16 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
             fo_write(&w.queues[worker].begun, 1)
         for k in range(w.workers):
             q = &w.queues[(worker + k) % w.workers]
-            while k == 0 and not extra or q.stop - fo_read(&q.next) > WORTH_HELP or not fo_read(&q.begun):
-                begin = fo_take(&q.next, w.few)
+            own = k == 0 and not extra
+            while True:
+                left = q.stop - fo_read(&q.next)
+                few = left if left <= WORTH_HELP else min(left // 2, <Py_ssize_t>MOST_AT_ONCE)
+                if left <= 0 or left <= WORTH_HELP and not own and fo_read(&q.begun):
+                    break
+                begin = fo_take(&q.next, few)
                 if begin >= q.stop:
                     break
-                run_chunks(w, begin, min(begin + w.few, q.stop))
+                run_chunks(w, begin, min(begin + few, q.stop))
     fo_restore_mode(mode)
 
 
@@ -847,6 +868,8 @@ cdef class Choice:
             if self.owed <= 0.0 and self.caution > 1.0:  # earned back
                 self.caution /= 4
                 self.owed = self.lost
+        if self.trust < 1.0 and self.tried[way]:
+            cost = min(cost, 1.25 * self.cost[way])  # ways that differ by little: more is a disturbance
         self.left -= self.left > 0
         if self.tried[way] and way == better:
             self.cost[way] += 0.25 * (min(cost, 2 * self.cost[way]) - self.cost[way])  # of an outlier no more than that
@@ -1091,7 +1114,7 @@ cdef class Plan:
     cdef Queue *queues
     cdef int room_queues
     cdef list choices               # of each operation, with workers asleep and awake
-    cdef list fetchings             # whether to ask for memory ahead, alone and by all workers
+    cdef list fetchings             # whether to ask for memory ahead, alone and by all, with workers asleep and awake
     cdef double swept               # when the last sweep ended that could have been parallel, ns
     cdef double pause               # from there to this step
     cdef readonly int streak        # steps back to back of late
@@ -1113,7 +1136,7 @@ cdef class Plan:
         self.n_groups = tree.n_groups
         self.states = [{} for _ in self.arrays]
         self.choices = [(Choice(False), Choice(True)) for _ in range(OPERATIONS)]
-        self.fetchings = [Choice(True, 0.25), Choice(True, 0.25)]
+        self.fetchings = [(Choice(True, 0.25), Choice(True, 0.25)) for _ in range(2)]
         self.terms = [None] * self.n_groups
         self.leaves = <Leaf *>calloc(self.n_leaves + 1, sizeof(Leaf))
         self.watches = <Watch *>calloc(self.n_leaves + 1, sizeof(Watch))
@@ -1631,7 +1654,7 @@ cdef class Plan:
         w.slot = slot
         w.variant = self.variant
         w.flush = flush
-        w.fetch = True
+        w.fetch = False
         if what == SUM_SQUARES or what == FIND_NONFINITE:
             if self.room_partial < self.chunks:
                 grown = <double *>realloc(self.partial, self.chunks * sizeof(double))
@@ -1664,7 +1687,7 @@ cdef class Plan:
         else:
             way = choice.way(awake or self.elements >= WAKE_FROM)
         if undecided:
-            fetching = self.fetchings[way]
+            fetching = self.fetchings[way][awake]
             w.fetch = fetching.way(1)
         if way == 0:
             with nogil:
@@ -1703,7 +1726,6 @@ cdef class Plan:
             self.queues[k].next = self.chunks * k // workers
             self.queues[k].stop = self.chunks * (k + 1) // workers
             self.queues[k].begun = 0
-        w.few = max(1, min(16, self.chunks // (16 * workers)))
         w.queues = self.queues
         return 0
 

@@ -13,9 +13,11 @@ from fastopt import _engine
 from fastopt.optimizers import OPTIMIZERS
 
 C = _engine.CHUNK
-# Nothing, one of each size to four lanes of the widest registers (a strip) and one past, two strips, the edges of a
-# chunk, and enough chunks for five threads; None is an array without dimensions.
-SIZES = [0, None, *range(1, 4 * 16 + 2), 127, 128, 129, C - 1, C, C + 1, 3 * C + 5, None, 0, 4 * C + 40_000, 1]
+# Nothing, one of each size to four lanes of the widest registers (a strip) and one past, two strips, the edges of what
+# has its first strip at a cache line, those of a chunk, and enough chunks for five threads; None is an array without
+# dimensions.
+SIZES = [0, None, *range(1, 4 * 16 + 2), 127, 128, 129, *range(1023, 1023 + 17), C - 1, C, C + 1, 3 * C + 5, None, 0,
+         4 * C + 40_000, 1]  # fmt: skip
 STEPS = 3
 
 

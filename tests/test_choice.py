@@ -90,6 +90,16 @@ def test_who_trusts_tries_less_does_better_where_ways_differ_by_no_more_than_the
     assert share(0.25) > max(0.8, share(1.0) + 0.03)
 
 
+def test_disturbances_of_its_tries_do_not_make_a_way_that_is_little_cheaper_look_dear():
+    noise = random.Random(0)
+
+    def cost(way, n):
+        return (1.0, 0.9)[way] * (20 if noise.random() < 0.2 else 1)
+
+    ways, _ = use(Choice(True, 0.25), cost, 20_000)
+    assert ways.count(1) >= 0.8 * len(ways)
+
+
 def stalling(every):
     """Together is twice as fast, but for a stall now and then."""
     together = 0

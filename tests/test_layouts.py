@@ -131,6 +131,20 @@ def test_a_transposed_pair_is_the_pair_transposed(record, real):
         assert x.tobytes() == other.state["params"][key].T.tobytes()
 
 
+@pytest.mark.parametrize("real", ["f4", "f8"])
+@pytest.mark.parametrize("place", [0, 8, 16, 40])
+def test_state_lies_in_cache_lines_as_its_parameter_does_if_it_is_not_small(place, real):
+    """A kernel can begin at cache lines of all of them then."""
+    sizes = 100_000, 8 * 1024, 4088  # bytes
+    p = [np.zeros(size + 64, np.uint8) for size in sizes]
+    p = [x[(place - x.ctypes.data) % 64 :][:nbytes].view(real) for x, nbytes in zip(p, sizes, strict=True)]
+    opt = fastopt.Adam(p)
+    opt.step([np.ones_like(x) for x in p])
+    for x, state in zip(p, opt.state.values(), strict=True):
+        wanted = place if x.size >= 1024 else 0
+        assert [state[key].ctypes.data % 64 for key in ("exp_avg", "exp_avg_sq")] == [wanted, wanted]
+
+
 @pytest.mark.parametrize("layout", [c_order, fortran_order, strided, reversed_axes, unaligned, in_fields])
 def test_zeroing_zeroes_the_gradient_and_nothing_beside_it(layout):
     for shape in SHAPES:
