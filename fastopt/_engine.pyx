@@ -720,6 +720,8 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept no
         count = min(<Py_ssize_t>TILE, end - start)
         if f.order == NULL:
             g = f.g + start * f.itemsize
+            if w.what == FIND_NONFINITE:
+                count = end - start
         else:
             g = <char *>tile
             in_order(<char *>tile, f, start, count)

@@ -35,17 +35,16 @@ static double sum_squares(const void *gradients, ptrdiff_t n, double scale)
 static int nonfinite(const void *gradients, ptrdiff_t n)
 {
     const real_bits *g = gradients;
-    real_bits lane[LANES] = {0}, carried = 0;
+    real_bits lane[STRIP] = {0}, carried = 0;
     ptrdiff_t i = 0;
-    for (; i + LANES <= n; i += LANES) {
-        for (int j = 0; j < LANES; j += LINE)
-            __builtin_prefetch(g + i + j + AHEAD);
-        for (int j = 0; j < LANES; j++)
+    for (; i + STRIP <= n; i += STRIP) {
+        fetch((const real *)gradients + i + AHEAD);
+        for (int j = 0; j < STRIP; j++)
             lane[j] |= (g[i + j] & ~SIGN_BIT) + EXPONENT_ONE;
     }
     for (; i < n; i++)
         carried |= (g[i] & ~SIGN_BIT) + EXPONENT_ONE;
-    for (int j = 0; j < LANES; j++)
+    for (int j = 0; j < STRIP; j++)
         carried |= lane[j];
     return (carried & SIGN_BIT) != 0;
 }
