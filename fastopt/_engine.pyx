@@ -720,7 +720,7 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept no
         count = min(<Py_ssize_t>TILE, end - start)
         if f.order == NULL:
             g = f.g + start * f.itemsize
-            if w.what == FIND_NONFINITE:
+            if w.what == FIND_NONFINITE:  # no sum, whose bits would change with the length of its parts
                 count = end - start
         else:
             g = <char *>tile
@@ -792,9 +792,9 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
             own = k == 0 and not extra
             while True:
                 left = q.stop - fo_read(&q.next)
-                few = left if left <= WORTH_HELP else min(left // 2, <Py_ssize_t>MOST_AT_ONCE)
                 if left <= 0 or left <= WORTH_HELP and not own and fo_read(&q.begun):
                     break
+                few = left if left <= WORTH_HELP else min(left // 2, <Py_ssize_t>MOST_AT_ONCE)
                 begin = fo_take(&q.next, few)
                 if begin >= q.stop:
                     break
@@ -830,7 +830,8 @@ cdef class Choice:
         unless we worked alone, so a bad one may be but the waking. With other work between there is less to gain.
     trust : float
         How much of a try's cost is believed, from 0 to 1; the rest stays what the last ones told. The best use of a try
-        is more often a lucky one than a typical one: less than 1 is for ways that differ by little.
+        is more often a lucky one than a typical one: less than 1 is for ways that differ by little. A use that costs
+        much more than the last is taken for a disturbance then.
     """
 
     cdef bint awake
@@ -871,7 +872,7 @@ cdef class Choice:
                 self.caution /= 4
                 self.owed = self.lost
         if self.trust < 1.0 and self.tried[way]:
-            cost = min(cost, 1.25 * self.cost[way])  # ways that differ by little: more is a disturbance
+            cost = min(cost, 1.25 * self.cost[way])
         self.left -= self.left > 0
         if self.tried[way] and way == better:
             self.cost[way] += 0.25 * (min(cost, 2 * self.cost[way]) - self.cost[way])  # of an outlier no more than that
