@@ -811,7 +811,8 @@ cdef void run_alone(const Sweep *w) noexcept nogil:
 
 # ---- how many threads ----
 
-cdef double TRYING = 0.01  # of the time may be lost by trying the dearer way
+cdef double TRYING = 0.01  # of the time may be lost by trying the dearer way,
+cdef double TRYING_AWAKE = 0.004  # or so much where steps come back to back, and a change is soon noticed all the same
 cdef double STALL = 4.0    # times what one thread takes, and
 cdef double STALL_NS = 1e6  # at least so long: a worker has lost its processor. (One that slept wakes within 250 us.)
 
@@ -820,22 +821,17 @@ cdef double STALL_NS = 1e6  # at least so long: a worker has lost its processor.
 cdef class Choice:
     """Whether sweeps are to be done alone, way 0, or by all workers, way 1: learned from what each has cost.
 
-    (Or with memory asked for ahead, way 1, or without, way 0.) The cheaper way is taken, and the other tried again now
-    and then, so seldom that trying costs no more than TRYING of the time.
+    The cheaper way is taken, and the other tried again now and then, so seldom that trying costs no more than TRYING of
+    the time.
 
     Parameters
     ----------
     awake : bool
         Whether sweeps come back to back. A try goes on for longer then, and is believed more slowly: workers are awake
         unless we worked alone, so a bad one may be but the waking. With other work between there is less to gain.
-    trust : float
-        How much of a try's cost is believed, from 0 to 1; the rest stays what the last ones told. The best use of a try
-        is more often a lucky one than a typical one: less than 1 is for ways that differ by little. A use that costs
-        much more than the last is taken for a disturbance then.
     """
 
     cdef bint awake
-    cdef double trust
     cdef double cost[2]
     cdef bint tried[2]
     cdef int left            # uses before the dearer way is tried again
@@ -846,8 +842,8 @@ cdef class Choice:
     cdef double lost         # by the last stall
     cdef double owed         # of that, what has not been gained since
 
-    def __init__(self, bint awake, double trust=1.0):
-        self.awake, self.trust = awake, trust
+    def __init__(self, bint awake):
+        self.awake = awake
         self.caution = 1.0
 
     cpdef int way(self, int first) noexcept:
@@ -871,8 +867,6 @@ cdef class Choice:
             if self.owed <= 0.0 and self.caution > 1.0:  # earned back
                 self.caution /= 4
                 self.owed = self.lost
-        if self.trust < 1.0 and self.tried[way]:
-            cost = min(cost, 1.25 * self.cost[way])
         self.left -= self.left > 0
         if self.tried[way] and way == better:
             self.cost[way] += 0.25 * (min(cost, 2 * self.cost[way]) - self.cost[way])  # of an outlier no more than that
@@ -884,7 +878,7 @@ cdef class Choice:
             self.total += cost
             if way == 1 and cost >= self.cost[0] and self.uses < (4 if self.awake else 2):
                 return
-            self.cost[way] += (self.trust if self.tried[way] else 1.0) * (self.best - self.cost[way])
+            self.cost[way] = self.best
             self.tried[way] = True
             lost = self.total - self.uses * self.cost[1 - way]
             self.uses, self.total = 0, 0.0
@@ -892,7 +886,8 @@ cdef class Choice:
             return
         if way != (self.cost[1] < self.cost[0]):
             # What was lost is to be no more than TRYING of the time. It may have been chance: believed bit by bit.
-            lost = min(lost / self.cost[1 - way] / TRYING, 4.0 * self.interval if self.awake else 1e6)
+            lost /= self.cost[1 - way]
+            lost = min(lost / TRYING_AWAKE, 4.0 * self.interval) if self.awake else lost / TRYING
             self.left = self.interval = max(16, <int>min(lost, 1e6))
         elif way != better:
             self.interval //= 4
@@ -910,6 +905,44 @@ cdef class Choice:
         self.left = self.interval = max(16, <int>min(lost * self.caution / self.cost[0], 1e6))
         self.lost = self.owed = lost
         self.caution = min(4 * self.caution, 1 / TRYING)
+
+
+@cython.final
+cdef class Comparison:
+    """Which of two ways is the cheaper one where they differ by little: learned from uses that follow each other.
+
+    Of two neighbours one goes each way, and what disturbs both of them cancels out. The mean of the last pairs decides
+    what is done in between.
+    """
+
+    cdef double gain       # by way 1, as a share of what a pair costs: its mean
+    cdef Py_ssize_t pairs  # so far
+    cdef int left          # uses before the last one of the next pair
+    cdef double first      # what the first one has cost
+
+    def __init__(self):
+        self.left = 1
+
+    cpdef int way(self) noexcept:
+        """Return what to do now."""
+        if self.left > 1:
+            return self.gain >= 0.0
+        return (self.pairs + self.left) & 1  # neither way is always the first one
+
+    cpdef void learn(self, double cost) noexcept:
+        """Take in what that has cost."""
+        cdef double gain
+        if self.left > 0:
+            self.first = cost
+            self.left -= 1
+            return
+        gain = (self.first - cost) / (self.first + cost)
+        gain = max(-0.1, min(gain, 0.1))  # of a disturbance no more than that
+        if self.way() == 0:
+            gain = -gain
+        self.pairs += 1
+        self.gain += (gain - self.gain) / min(self.pairs, <Py_ssize_t>32)
+        self.left = <int>min(4 * self.pairs, <Py_ssize_t>30) + 1
 
 
 # Idle workers of GNU OpenMP spin for some 6 ms before they sleep, and take cores from what comes next; but for some 20
@@ -1139,7 +1172,7 @@ cdef class Plan:
         self.n_groups = tree.n_groups
         self.states = [{} for _ in self.arrays]
         self.choices = [(Choice(False), Choice(True)) for _ in range(OPERATIONS)]
-        self.fetchings = [(Choice(True, 0.25), Choice(True, 0.25)) for _ in range(2)]
+        self.fetchings = [(Comparison(), Comparison()) for _ in range(2)]
         self.terms = [None] * self.n_groups
         self.leaves = <Leaf *>calloc(self.n_leaves + 1, sizeof(Leaf))
         self.watches = <Watch *>calloc(self.n_leaves + 1, sizeof(Watch))
@@ -1645,7 +1678,8 @@ cdef class Plan:
         cdef double begin, spun
         cdef bint awake, crowded
         cdef bint undecided  # whether asking for memory ahead is a gain
-        cdef Choice choice, fetching
+        cdef Choice choice
+        cdef Comparison fetching
         w.what = what
         w.leaves = self.leaves
         w.n_leaves = self.n_leaves
@@ -1691,7 +1725,7 @@ cdef class Plan:
             way = choice.way(awake or self.elements >= WAKE_FROM)
         if undecided:
             fetching = self.fetchings[way][awake]
-            w.fetch = fetching.way(1)
+            w.fetch = fetching.way()
         if way == 0:
             with nogil:
                 run_alone(&w)
@@ -1708,7 +1742,7 @@ cdef class Plan:
             if workers > 1:
                 choice.learn(way, (self.swept - begin + spun) / self.elements, self.swept - begin > STALL_NS)
             if undecided:
-                fetching.learn(w.fetch, (self.swept - begin) / self.elements)
+                fetching.learn(self.swept - begin)
         return 0
 
     cdef int share_out(self, Sweep *w, int workers) except -1:

@@ -1,4 +1,4 @@
-"""Which way a sweep goes, alone or with all workers: what `Choice` makes of the costs it is told. No clock is asked."""
+"""Which way a sweep goes: what `Choice` and `Comparison` make of the costs they are told. No clock is asked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from fastopt._engine import Choice
+from fastopt._engine import Choice, Comparison
 
 ALONE, TOGETHER = 0, 1
 STALL = 400.0  # a step that waits for a worker whose processor was taken away
@@ -78,26 +78,43 @@ def test_a_disturbance_now_and_then_changes_little(awake, better):
     assert ways[1000:].count(better) >= 0.9 * len(ways[1000:])
 
 
+def compare(cost, times):
+    """Go on for some uses of a `Comparison` whose cost is ``cost(way, uses before this one)``: the ways taken."""
+    comparison, ways = Comparison(), []
+    for n in range(times):
+        ways.append(comparison.way())
+        comparison.learn(cost(ways[-1], n))
+    return ways
+
+
 @pytest.mark.parametrize("better", [0, 1])
-def test_who_trusts_tries_less_does_better_where_ways_differ_by_no_more_than_the_noise(better):
-    def share(trust):
-        noise = random.Random(0)
-        ways, _ = use(
-            Choice(True, trust), lambda way, n: (1.0 if way == better else 1.05) * noise.gauss(1, 0.05), 20_000
-        )
-        return ways.count(better) / len(ways)
-
-    assert share(0.25) > max(0.8, share(1.0) + 0.03)
-
-
-def test_disturbances_of_its_tries_do_not_make_a_way_that_is_little_cheaper_look_dear():
+@pytest.mark.parametrize("difference", [0.05, 0.1, 1.0])
+def test_of_two_ways_that_differ_by_no_more_than_the_noise_the_cheaper_one_is_taken(better, difference):
     noise = random.Random(0)
+    ways = compare(lambda way, n: (1.0 if way == better else 1 + difference) * noise.gauss(1, 0.05), 20_000)
+    assert ways.count(better) >= 0.95 * len(ways)
+    assert 1 - better in ways[-100:], "the dearer way is never tried again"
 
-    def cost(way, n):
-        return (1.0, 0.9)[way] * (20 if noise.random() < 0.2 else 1)
 
-    ways, _ = use(Choice(True, 0.25), cost, 20_000)
-    assert ways.count(1) >= 0.8 * len(ways)
+@pytest.mark.parametrize("better", [0, 1])
+def test_disturbances_do_not_make_a_way_that_is_little_cheaper_look_dear(better):
+    noise = random.Random(0)
+    ways = compare(lambda way, n: (1.0 if way == better else 1.1) * (20 if noise.random() < 0.2 else 1), 20_000)
+    assert ways.count(better) >= 0.9 * len(ways)
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_neither_way_is_always_the_first_of_a_pair(better):
+    """Costs that rise and fall, by much more than the ways differ, favour none."""
+    ways = compare(lambda way, n: (1.0 if way == better else 1.05) * (1 + n % 16), 20_000)
+    assert ways.count(better) >= 0.9 * len(ways)
+
+
+@pytest.mark.parametrize("better", [0, 1])
+def test_the_cheaper_way_is_taken_after_one_pair_and_a_change_noticed(better):
+    ways = compare(lambda way, n: 1.1 if (way == better) == (n >= 2000) else 1.0, 4000)
+    assert ways[2:6] == 4 * [better]
+    assert ways[3500:].count(1 - better) >= 450
 
 
 def stalling(every):
