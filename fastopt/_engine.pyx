@@ -7,7 +7,8 @@ b. `Plan` holds the memory of one optimizer: a `Leaf` for each parameter with th
    and state. All leaves of all groups lie end to end in one sequence of chunks of CHUNK elements.
 c. A `sweep` carries one operation over all chunks in one parallel region. Each worker has one contiguous stretch of
    the sequence, the same one in every step, so memory stays near the core that first wrote it, and in its caches; who
-   is done helps one that wakes late or has lost its core, but takes no last few chunks from it. Small sweeps run
+   is done helps one that wakes late or has lost its core, but takes no last few chunks from it. Where caches hold a
+   part of the whole, each sweep goes the other way than the one before it, and begins with that part. Small sweeps run
    serially in the calling thread, and between small and large the plan learns from its own timings what is faster: see
    `Choice`.
 d. A sum over gradients is kept for each chunk and added up in the order of chunks, so that it does not depend on who
@@ -46,6 +47,7 @@ cdef extern from "fastopt.h" nogil:
     ctypedef struct fo_span:
         Py_ssize_t n
         Py_ssize_t reach
+        int backward
         void *p
         const void *g
         void *s[FO_MAX_STATE]
@@ -169,7 +171,8 @@ cdef enum:
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
     PARALLEL_FROM = 1 << 24     # elements: two threads lose little even if they must be woken or others want the cores
-    FETCH_LEARNED_FROM = 1 << 18  # elements: from there on a plan learns whether to ask for memory ahead
+    BEYOND_OWN_CACHES = 1 << 18    # elements: more than the caches of the cores themselves hold
+    BEYOND_ALL_CACHES = 1 << 22    # elements: of so much, no cache holds a part worth turning round for
     AT_ONCE = 50000             # ns between two steps that count as back to back
     WAKING = 4                  # so many in a row make workers wait awake; after as many more, costs are learned
     TABLE = 512                 # steps for which a class's scalars are computed at once
@@ -257,7 +260,8 @@ def get_threads():
 
 
 def set_learning(bint on):
-    """Whether plans learn how many threads are worth calling; if not, all are called for whatever has the chunks."""
+    """Whether plans do what is a gain only; if not, all threads are called for whatever has the chunks, and sweeps of
+    all sizes go to and fro."""
     global learning
     learning = on
 
@@ -568,7 +572,8 @@ cdef struct Queue:
     Py_ssize_t next
     Py_ssize_t stop
     Py_ssize_t begun         # whether its worker has come
-    char apart[40]           # a cache line each
+    Py_ssize_t mirror        # of a sweep that goes backward: chunk k of the queue is mirror - 1 - k of the sequence
+    char apart[32]           # a cache line each
 
 cdef struct Sweep:
     Operation what
@@ -577,6 +582,7 @@ cdef struct Sweep:
     Py_ssize_t n_leaves
     Py_ssize_t chunks
     int workers
+    bint backward            # whether each worker begins at its last chunk
     bint fetch               # whether kernels ask for memory ahead
     const Binding *bindings  # [groups]
     const fo_coef *coefs
@@ -679,6 +685,7 @@ cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t c
     cdef int k
     x.n = count
     x.reach = reach
+    x.backward = w.backward
     x.p = f.p + start * f.itemsize
     x.g = g
     for k in range(b.n_state):
@@ -692,12 +699,13 @@ cdef void update_part(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_
     What lies before a cache line of its parameter is a call of its own, unless there is little to gain: a register's
     worth of elements that lies in two cache lines takes twice as long.
     """
-    cdef Py_ssize_t reach = f.n - start if w.fetch else 0, before
+    cdef Py_ssize_t before, reach = 0
     if end - start >= ALIGN_FROM:
         before = -<uintptr_t>(f.p + start * f.itemsize) % LINE // f.itemsize
-        run_span(w, f, start, before, reach, f.g + start * f.itemsize)
+        run_span(w, f, start, before, 0, f.g + start * f.itemsize)
         start += before
-        reach -= before
+    if w.fetch:
+        reach = end if w.backward else f.n - start
     run_span(w, f, start, end - start, reach, f.g + start * f.itemsize)
 
 
@@ -769,6 +777,31 @@ cdef void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept 
         begin = upto
 
 
+cdef void run_chunks_backward(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """The same, the last first."""
+    cdef Py_ssize_t first, leaf = leaf_of(w, end - 1)
+    cdef const Leaf *f
+    while end > begin:
+        while w.leaves[leaf].first >= end:
+            leaf -= 1
+        f = &w.leaves[leaf]
+        if w.what == UPDATE and f.order == NULL:
+            first = max(begin, f.first)
+            update_part(w, f, (first - f.first) * CHUNK_ELEMENTS, min(f.n, (end - f.first) * CHUNK_ELEMENTS))
+        else:
+            first = end - 1
+            run_chunk(w, f, first - f.first)
+        end = first
+
+
+cdef inline void run_stretch(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """The same, in the direction of the sweep."""
+    if w.backward:
+        run_chunks_backward(w, begin, end)
+    else:
+        run_chunks(w, begin, end)
+
+
 cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
     """One worker's chunks: its own, then what is left of the others', where that is much.
 
@@ -777,13 +810,13 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
     """
     cdef unsigned long long mode = fo_kernel_mode(w.flush)
     cdef Queue *q
-    cdef Py_ssize_t begin, left, few
+    cdef Py_ssize_t begin, end, left, few
     cdef int k
     cdef bint own
     cdef bint extra = worker >= w.workers
     if w.queues == NULL:
         if not extra:
-            run_chunks(w, w.chunks * worker // w.workers, w.chunks * (worker + 1) // w.workers)
+            run_stretch(w, w.chunks * worker // w.workers, w.chunks * (worker + 1) // w.workers)
     else:
         if not extra:
             fo_write(&w.queues[worker].begun, 1)
@@ -798,14 +831,17 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
                 begin = fo_take(&q.next, few)
                 if begin >= q.stop:
                     break
-                run_chunks(w, begin, min(begin + few, q.stop))
+                end = min(begin + few, q.stop)
+                if w.backward:
+                    begin, end = q.mirror - end, q.mirror - begin
+                run_stretch(w, begin, end)
     fo_restore_mode(mode)
 
 
 cdef void run_alone(const Sweep *w) noexcept nogil:
     """All chunks, in the calling thread."""
     cdef unsigned long long mode = fo_kernel_mode(w.flush)
-    run_chunks(w, 0, w.chunks)
+    run_stretch(w, 0, w.chunks)
     fo_restore_mode(mode)
 
 
@@ -1151,6 +1187,7 @@ cdef class Plan:
     cdef int room_queues
     cdef list choices               # of each operation, with workers asleep and awake
     cdef list fetchings             # whether to ask for memory ahead, alone and by all, with workers asleep and awake
+    cdef bint backward              # whether the next sweep that may goes backward
     cdef double swept               # when the last sweep ended that could have been parallel, ns
     cdef double pause               # from there to this step
     cdef readonly int streak        # steps back to back of late
@@ -1692,6 +1729,10 @@ cdef class Plan:
         w.variant = self.variant
         w.flush = flush
         w.fetch = False
+        w.backward = False
+        if BEYOND_OWN_CACHES <= self.elements < BEYOND_ALL_CACHES or not learning:
+            w.backward = self.backward
+            self.backward = not self.backward
         if what == SUM_SQUARES or what == FIND_NONFINITE:
             if self.room_partial < self.chunks:
                 grown = <double *>realloc(self.partial, self.chunks * sizeof(double))
@@ -1706,7 +1747,7 @@ cdef class Plan:
         if self.elements <= CHUNK_ELEMENTS:
             run_alone(&w)  # shorter than giving up the GIL and taking it again is worth
             return 0
-        undecided = learning and what <= UPDATE_AND_ZERO and self.elements >= FETCH_LEARNED_FROM
+        undecided = learning and what <= UPDATE_AND_ZERO and self.elements >= BEYOND_OWN_CACHES
         if workers < 2 and not undecided:
             with nogil:
                 run_alone(&w)
@@ -1763,6 +1804,7 @@ cdef class Plan:
             self.queues[k].next = self.chunks * k // workers
             self.queues[k].stop = self.chunks * (k + 1) // workers
             self.queues[k].begun = 0
+            self.queues[k].mirror = self.queues[k].next + self.queues[k].stop
         w.queues = self.queues
         return 0
 

@@ -22,7 +22,8 @@ enum { FO_F32, FO_F64, FO_REALS };
 
 typedef struct {
     ptrdiff_t n;           /* elements */
-    ptrdiff_t reach;       /* elements from the first on that are worth fetching ahead, n or more where others follow */
+    ptrdiff_t reach;       /* so many, from where it begins, are worth fetching ahead: n or more where others follow */
+    int backward;          /* begin at the end: elements are all updated alike, but some may be in caches already */
     void *p;               /* [n] parameters */
     const void *g;         /* [n] gradients; not read by rules that need none */
     void *s[FO_MAX_STATE]; /* [n] each: state, in the order of the rule's list */

@@ -9,7 +9,8 @@
  * body is inlined into one kernel for each kind of weight decay, with `kind` a constant,
  * so each kernel holds one straight loop without a branch. The macro writes what is not
  * the rule's: the unpacking of a span, and its division into strips of constant length,
- * each after asking for the memory some strips further on, where span.reach says so.
+ * from the first or from the last, each after asking for the memory some strips further
+ * on, where span.reach says so.
  * Measured, Adam float32 on two cores of an Intel Xeon, time over that of one plain
  * loop: from cache levels 1 and 2 0.87 to 1.0 (the compiler unrolls a strip whole), 10^6
  * elements 0.79, 10^7 0.88.
@@ -80,23 +81,35 @@ static inline __attribute__((always_inline)) void fetch(const real *from)
                 (real *)span.p + at, (const real *)span.g + at                     \
                     EACH(STATE_ARG_, rule, state) EACH(SCALAR_ARG_, rule, scalars))
 
-/* Copies, so that the compiler knows that no store of the loop changes them. */
-#define KERNEL_(rule, decay_kind, state, scalars)                                  \
-    static void rule##_##decay_kind(const fo_span *x, const fo_coef *c)            \
-    {                                                                              \
-        const fo_span span = *x;                                                   \
-        const fo_coef coef = *c;                                                   \
-        ptrdiff_t at = 0;                                                          \
-        for (; at + STRIP <= span.n; at += STRIP) {                                \
-            const ptrdiff_t ahead = at + AHEAD;                                    \
-            if (ahead < span.reach) {                                              \
-                fetch((const real *)span.p + ahead);                               \
-                fetch((const real *)span.g + ahead);                               \
-                EACH(STATE_FETCH_, rule, state)                                    \
-            }                                                                      \
-            RUN_(rule, decay_kind, STRIP, state, scalars);                         \
-        }                                                                          \
-        RUN_(rule, decay_kind, span.n - at, state, scalars);                       \
+#define STRIP_(rule, decay_kind, worthwhile, state, scalars)   \
+    if (worthwhile) {                                          \
+        fetch((const real *)span.p + ahead);                   \
+        fetch((const real *)span.g + ahead);                   \
+        EACH(STATE_FETCH_, rule, state)                        \
+    }                                                          \
+    RUN_(rule, decay_kind, STRIP, state, scalars);
+
+/* Copies, so that the compiler knows that no store of the loop changes them. One loop for
+ * both directions, with a variable stride, takes 6 % more instructions a small tensor. */
+#define KERNEL_(rule, decay_kind, state, scalars)                                              \
+    static void rule##_##decay_kind(const fo_span *x, const fo_coef *c)                        \
+    {                                                                                          \
+        const fo_span span = *x;                                                               \
+        const fo_coef coef = *c;                                                               \
+        ptrdiff_t at = 0, ahead;                                                               \
+        if (span.backward)                                                                     \
+            for (at = span.n & -STRIP; at > 0;) {                                              \
+                at -= STRIP;                                                                   \
+                ahead = at - AHEAD;                                                            \
+                STRIP_(rule, decay_kind, span.n - ahead < span.reach, state, scalars)          \
+            }                                                                                  \
+        else                                                                                   \
+            for (; at + STRIP <= span.n; at += STRIP) {                                        \
+                ahead = at + AHEAD;                                                            \
+                STRIP_(rule, decay_kind, ahead < span.reach, state, scalars)                   \
+            }                                                                                  \
+        at = span.n & -STRIP;                                                                  \
+        RUN_(rule, decay_kind, span.n - at, state, scalars);                                   \
     }
 
 #define RULE(rule, state, scalars)                                                 \
