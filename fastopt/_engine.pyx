@@ -171,8 +171,8 @@ cdef enum:
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
     PARALLEL_FROM = 1 << 24     # elements: two threads lose little even if they must be woken or others want the cores
-    BEYOND_OWN_CACHES = 1 << 18    # elements: more than the caches of the cores themselves hold
-    BEYOND_ALL_CACHES = 1 << 22    # elements: of so much, no cache holds a part worth turning round for
+    BEYOND_OWN_CACHES = 1 << 19    # bytes of parameters: with their state more than caches of single cores hold
+    BEYOND_ALL_CACHES = 1 << 24    # bytes of parameters: of so much, no cache holds a part worth turning round for
     AT_ONCE = 50000             # ns between two steps that count as back to back
     WAKING = 4                  # so many in a row make workers wait awake; after as many more, costs are learned
     TABLE = 512                 # steps for which a class's scalars are computed at once
@@ -1180,7 +1180,7 @@ cdef class Plan:
     cdef int n_coefs, room_coefs
     cdef double *partial
     cdef Py_ssize_t room_partial
-    cdef Py_ssize_t elements        # of the active leaves
+    cdef Py_ssize_t elements, nbytes  # of the active leaves
     cdef Py_ssize_t chunks
     cdef bint complete              # all leaves are active and laid out
     cdef Queue *queues
@@ -1466,13 +1466,14 @@ cdef class Plan:
         cdef Py_ssize_t i
         cdef Leaf *f
         self.complete = False
-        self.chunks = self.elements = 0
+        self.chunks = self.elements = self.nbytes = 0
         for i in range(self.n_leaves):
             f = &self.leaves[i]
             f.first = self.chunks
             if f.active:
                 self.chunks += chunks_of(f)
                 self.elements += f.n
+                self.nbytes += f.n * f.itemsize
         self.leaves[self.n_leaves].first = self.chunks
 
     # -- rules and coefficients --
@@ -1730,7 +1731,7 @@ cdef class Plan:
         w.flush = flush
         w.fetch = False
         w.backward = False
-        if BEYOND_OWN_CACHES <= self.elements < BEYOND_ALL_CACHES or not learning:
+        if BEYOND_OWN_CACHES <= self.nbytes < BEYOND_ALL_CACHES or not learning:
             w.backward = self.backward
             self.backward = not self.backward
         if what == SUM_SQUARES or what == FIND_NONFINITE:
@@ -1747,7 +1748,7 @@ cdef class Plan:
         if self.elements <= CHUNK_ELEMENTS:
             run_alone(&w)  # shorter than giving up the GIL and taking it again is worth
             return 0
-        undecided = learning and what <= UPDATE_AND_ZERO and self.elements >= BEYOND_OWN_CACHES
+        undecided = learning and what <= UPDATE_AND_ZERO and self.nbytes >= BEYOND_OWN_CACHES
         if workers < 2 and not undecided:
             with nogil:
                 run_alone(&w)
