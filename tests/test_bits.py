@@ -147,11 +147,12 @@ def test_how_tensors_are_cut_up_does_not_matter(record, real):
     assert whole.tobytes() == b"".join(piece.tobytes() for piece in pieces)
 
 
+@pytest.mark.parametrize("mib", [4, 16])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_memory_larger_than_a_cache_is_updated_like_any_other(name):
-    """From some size on, a plan learns whether to ask for memory ahead, and steps go to and fro."""
+def test_memory_larger_than_a_cache_is_updated_like_any_other(name, mib):
+    """From some size on, a plan learns whether to ask for memory ahead, and up to 16 MiB steps go to and fro."""
     record = next(record for record in CASES if record.name == name)
-    n = (1 << 20) + C + 3
+    n = (mib << 18) + C + 3
     p, g = (np.random.default_rng(seed).normal(size=n).astype("float32") for seed in (1, 2))
     q = p.copy()
     opt, twin = record.make(p), record.make(q)
