@@ -161,13 +161,13 @@ def terminal() -> Console:
 @click.option("--full", "amount", flag_value="full", help="Every rule, type and workload: hours.")
 @click.option("--smoke", "amount", flag_value="smoke", help="See that everything runs: the timings mean nothing.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only this part; may be repeated.")
-@click.option("--minutes", default=5.0, show_default=True, help="How long a short run may take, more or less.")
+@click.option("--minutes", type=float, help="How long it may take, about.  [default: 5; with --full: no limit]")
 @click.option("--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
-def main(context: click.Context, amount: str | None, parts: tuple[str, ...], minutes: float, out: Path) -> None:
+def main(context: click.Context, amount: str | None, parts: tuple[str, ...], minutes: float | None, out: Path) -> None:
     """Benchmark fastopt against the machine's roof and everybody else: tables, plots and bench.json in OUT.
 
-    The shorter the run, the fewer rules it comes to besides Adam.
+    The shorter the run, the fewer rules it comes to besides Adam. What was measured is written after each part.
     """
     if context.invoked_subcommand:
         return
@@ -176,19 +176,22 @@ def main(context: click.Context, amount: str | None, parts: tuple[str, ...], min
     from bench.runner import others
 
     amount = amount or "short"
+    if amount == "short" and minutes is None:
+        minutes = 5.0
     # What must be done when nothing new is begun any more takes less than a minute and a half.
-    run = Run(amount, fastopt.get_num_threads(), time() + 60 * minutes - 90 if amount == "short" else math.inf)
+    until = math.inf if minutes is None else time() + 60 * minutes - 90
+    run = Run(amount, fastopt.get_num_threads(), until)
+    how = [] if amount == "short" else [f"--{amount}"]
+    how += [] if minutes is None else [f"--minutes {minutes:g}"]
+    command = " ".join(["python -m bench", *how, *(f"--part {name}" for name in parts)])
     console = terminal()
-    load: Results = {}
-    results = []
-    for name in parts or [name for name in PARTS if amount == "full" or name != "instructions"]:
-        with console.status(f"{name}: {PARTS[name].__doc__}"), others() as load[name]:
-            results.append(measured(name, run))
-    how = f"--minutes {minutes:g}" if amount == "short" else f"--{amount}"
-    command = " ".join(["python -m bench", how, *(f"--part {name}" for name in parts)])
-    found = merge([{"machine": machine.describe(command)}, *results, {"load": load}])
+    found: Results = {"machine": machine.describe(command), "load": {}}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
+    for name in parts or [name for name in PARTS if amount == "full" or name != "instructions"]:
+        with console.status(f"{name}: {PARTS[name].__doc__}"), others() as load:
+            result = measured(name, run)
+        found = merge([found, result, {"load": {name: load}}])
+        (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n")
     pictures = plots.draw(found, out)
     report.show(found, console)
     console.print(f"wrote {', '.join(str(path) for path in [out / 'bench.json', *pictures])}")
