@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -31,16 +31,22 @@ class Run:
     amount: str
     threads: int
     until: float
+    only: Sequence[str]  # of the workloads; all, if there are none
 
     def pick(self, smoke: Any, short: Any, full: Any) -> Any:
         return {"smoke": smoke, "short": short, "full": full}[self.amount]
+
+    def workloads(self, smoke: list[str], short: list[str]) -> list[str]:
+        """Those of this amount, all of them where it is full; or of them those asked for."""
+        every = self.pick(smoke, short, SINGLE + LISTS)
+        return [workload for workload in every if workload in (self.only or every)]
 
 
 def _sizes(run: Run) -> Results:
     """Adam in float32 at every workload, against everybody."""
     from bench.steps import measure
 
-    workloads = run.pick(["1", "1e4", "mlp"], SINGLE + LISTS, SINGLE + LISTS)
+    workloads = run.workloads(["1", "1e4", "mlp"], SINGLE + LISTS)
     patience = run.pick(math.inf, 20, math.inf)
     return measure(["adam"], ["float32"], workloads, run.threads, run.pick(0.0, 2.5, 15.0), run.until, patience)
 
@@ -50,7 +56,7 @@ def _rules(run: Run) -> Results:
     from bench.steps import measure
     from bench.workloads import all_cases
 
-    workloads = run.pick(["1e3"], ["1e6", "1e3", "1e5", "1e7", "mlp"], SINGLE + LISTS)
+    workloads = run.workloads(["1e3"], ["1e6", "1e3", "1e5", "1e7", "mlp"])
     seconds = run.pick(0.0, 0.5, 3.0)
     return merge(
         [
@@ -65,7 +71,7 @@ def _serial(run: Run) -> Results:
     """Adam with one thread."""
     from bench.steps import measure
 
-    workloads = run.pick(["1e3"], ["1e3", "1e5", "1e7", "mlp"], SINGLE + LISTS)
+    workloads = run.workloads(["1e3"], ["1e3", "1e5", "1e7", "mlp"])
     return measure(["adam"], ["float32"], workloads, run.threads, run.pick(0.0, 1.0, 3.0), run.until)
 
 
@@ -161,10 +167,21 @@ def terminal() -> Console:
 @click.option("--full", "amount", flag_value="full", help="Every rule, type and workload: hours.")
 @click.option("--smoke", "amount", flag_value="smoke", help="See that everything runs: the timings mean nothing.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only this part; may be repeated.")
+@click.option(
+    "--workload", "only", multiple=True, type=click.Choice(SINGLE + LISTS),
+    help="In the parts sizes, serial, rules and serial-rules only this workload; may be repeated.",
+)  # fmt: skip
 @click.option("--minutes", type=float, help="How long it may take, about.  [default: 5; with --full: no limit]")
 @click.option("--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
-def main(context: click.Context, amount: str | None, parts: tuple[str, ...], minutes: float | None, out: Path) -> None:
+def main(
+    context: click.Context,
+    amount: str | None,
+    parts: tuple[str, ...],
+    only: tuple[str, ...],
+    minutes: float | None,
+    out: Path,
+) -> None:
     """Benchmark fastopt against the machine's roof and everybody else: tables, plots and bench.json in OUT.
 
     The shorter the run, the fewer rules it comes to besides Adam. What was measured is written after each part.
@@ -180,12 +197,12 @@ def main(context: click.Context, amount: str | None, parts: tuple[str, ...], min
         minutes = 5.0
     # What must be done when nothing new is begun any more takes less than a minute and a half.
     until = math.inf if minutes is None else time() + 60 * minutes - 90
-    run = Run(amount, fastopt.get_num_threads(), until)
+    run = Run(amount, fastopt.get_num_threads(), until, only)
     how = [] if amount == "short" else [f"--{amount}"]
     how += [] if minutes is None else [f"--minutes {minutes:g}"]
-    command = " ".join(["python -m bench", *how, *(f"--part {name}" for name in parts)])
+    how += [f"--part {name}" for name in parts] + [f"--workload {workload}" for workload in only]
     console = terminal()
-    found: Results = {"machine": machine.describe(command), "load": {}}
+    found: Results = {"machine": machine.describe(" ".join(["python -m bench", *how])), "load": {}}
     out.mkdir(parents=True, exist_ok=True)
     for name in parts or [name for name in PARTS if amount == "full" or name != "instructions"]:
         with console.status(f"{name}: {PARTS[name].__doc__}"), others() as load:
