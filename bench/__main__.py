@@ -164,7 +164,7 @@ def terminal() -> Console:
 
 
 @click.group(invoke_without_command=True)
-@click.option("--full", "amount", flag_value="full", help="Every rule, type and workload: hours.")
+@click.option("--full", "amount", flag_value="full", help="Every rule, type and workload: an hour or more.")
 @click.option("--smoke", "amount", flag_value="smoke", help="See that everything runs: the timings mean nothing.")
 @click.option("--part", "parts", multiple=True, type=click.Choice(list(PARTS)), help="Only this part; may be repeated.")
 @click.option(

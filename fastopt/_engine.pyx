@@ -167,6 +167,9 @@ cdef enum:
     LINE = 64                   # bytes of a cache line
     ALIGN_FROM = 1024           # elements: from there on an array's place in cache lines matters
     WORTH_HELP = 16             # chunks: no more than these are left to the worker whose caches hold them
+    TRIED = 16                  # workers at most that compare asking for memory ahead with not asking, by turns:
+    TURNS = 16                  # so many each, unless a turn were
+    LEAST_TURN = 4              # chunks
     MOST_AT_ONCE = 64           # chunks that a worker takes, who may lose its core to another process
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
     WAKE_FROM = 1 << 22         # elements: a first guess of what is worth waking workers for
@@ -261,7 +264,7 @@ def get_threads():
 
 def set_learning(bint on):
     """Whether plans do only what is a gain; if not, all threads are called for whatever has the chunks, and sweeps of
-    all sizes go to and fro."""
+    all sizes go to and fro, with and without asking for memory ahead."""
     global learning
     learning = on
 
@@ -575,6 +578,13 @@ cdef struct Queue:
     Py_ssize_t mirror        # of a sweep that goes backward: chunk k of the queue is mirror - 1 - k of the sequence
     char apart[32]           # a cache line each
 
+cdef struct Trial:
+    # What a worker's chunks cost it without and with asking for memory ahead.
+    double spent[2]          # ns
+    Py_ssize_t done[2]       # chunks
+    Py_ssize_t turns
+    char apart[24]           # a cache line each
+
 cdef struct Sweep:
     Operation what
     Queue *queues            # [workers], NULL where nobody is to help another
@@ -584,6 +594,8 @@ cdef struct Sweep:
     int workers
     bint backward            # whether each worker begins at its last chunk
     bint fetch               # whether kernels ask for memory ahead
+    Trial *trials            # [TRIED] of a sweep that compares both by turns, else NULL
+    Py_ssize_t turn          # chunks
     const Binding *bindings  # [groups]
     const fo_coef *coefs
     double *partial          # [chunks], sums or flags
@@ -794,9 +806,34 @@ cdef void run_chunks_backward(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) 
         end = first
 
 
-cdef inline void run_stretch(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+cdef void try_stretch(const Sweep *w, int worker, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
+    """The same, by turns with and without asking for memory ahead; and note what each cost."""
+    cdef Sweep own = w[0]
+    cdef Trial *trial = &w.trials[worker]
+    cdef double now, last = fo_now()
+    cdef Py_ssize_t few
+    own.fetch = (w.fetch + worker + trial.turns) & 1
+    while begin < end:
+        few = min(end - begin, w.turn)
+        if w.backward:
+            run_chunks_backward(&own, end - few, end)
+            end -= few
+        else:
+            run_chunks(&own, begin, begin + few)
+            begin += few
+        now = fo_now()
+        trial.spent[own.fetch] += now - last
+        trial.done[own.fetch] += few
+        trial.turns += 1
+        own.fetch = not own.fetch
+        last = now
+
+
+cdef inline void run_stretch(const Sweep *w, int worker, Py_ssize_t begin, Py_ssize_t end) noexcept nogil:
     """The same, in the direction of the sweep."""
-    if w.backward:
+    if w.trials != NULL and worker < TRIED:
+        try_stretch(w, worker, begin, end)
+    elif w.backward:
         run_chunks_backward(w, begin, end)
     else:
         run_chunks(w, begin, end)
@@ -816,7 +853,7 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
     cdef bint extra = worker >= w.workers
     if w.queues == NULL:
         if not extra:
-            run_stretch(w, w.chunks * worker // w.workers, w.chunks * (worker + 1) // w.workers)
+            run_stretch(w, worker, w.chunks * worker // w.workers, w.chunks * (worker + 1) // w.workers)
     else:
         if not extra:
             fo_write(&w.queues[worker].begun, 1)
@@ -834,14 +871,14 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
                 end = min(begin + few, q.stop)
                 if w.backward:
                     begin, end = q.mirror - end, q.mirror - begin
-                run_stretch(w, begin, end)
+                run_stretch(w, worker, begin, end)
     fo_restore_mode(mode)
 
 
 cdef void run_alone(const Sweep *w) noexcept nogil:
     """All chunks, in the calling thread."""
     cdef unsigned long long mode = fo_kernel_mode(w.flush)
-    run_stretch(w, 0, w.chunks)
+    run_stretch(w, 0, 0, w.chunks)
     fo_restore_mode(mode)
 
 
@@ -945,40 +982,31 @@ cdef class Choice:
 
 @cython.final
 cdef class Comparison:
-    """Which of two ways is the cheaper one where they differ by little: learned from uses that follow each other.
+    """Which of two ways is the cheaper one where they differ by little: learned from sweeps that go both ways by turns.
 
-    Of two neighbours one goes each way, and what disturbs both of them cancels out. The mean of the last pairs decides
-    what is done in between.
+    What disturbs a sweep disturbs both ways, and cancels out. The mean of the last trials decides.
     """
 
-    cdef double gain       # by way 1, as a share of what a pair costs: its mean
-    cdef Py_ssize_t pairs  # so far
-    cdef int left          # uses before the last one of the next pair
-    cdef double first      # what the first one has cost
+    cdef double gain          # by way 1, as a share of what both cost: its mean
+    cdef Py_ssize_t trials    # so far
+    cdef int left             # uses up to the next one
 
-    def __init__(self):
-        self.left = 1
+    cpdef bint due(self) noexcept:
+        """Return, once for each use, whether it is to be a trial."""
+        self.left -= self.left > 0
+        return self.left == 0
 
-    cpdef int way(self) noexcept:
-        """Return what to do now."""
-        if self.left > 1:
-            return self.gain >= 0.0
-        return (self.pairs + self.left) & 1  # neither way is always the first one
+    cpdef int way(self, bint trial) noexcept:
+        """Return the way to go; in a trial the one to begin with, which is not always the same."""
+        return self.trials & 1 if trial else self.gain >= 0.0
 
-    cpdef void learn(self, double cost) noexcept:
-        """Take in what that has cost."""
-        cdef double gain
-        if self.left > 0:
-            self.first = cost
-            self.left -= 1
-            return
-        gain = (self.first - cost) / (self.first + cost)
-        gain = max(-0.1, min(gain, 0.1))  # of a disturbance no more than that
-        if self.way() == 0:
-            gain = -gain
-        self.pairs += 1
-        self.gain += (gain - self.gain) / min(self.pairs, <Py_ssize_t>32)
-        self.left = <int>min(4 * self.pairs, <Py_ssize_t>30) + 1
+    cpdef void learn(self, double cost0, double cost1) noexcept:
+        """Take in what a piece of work has cost, each way, in a trial; NaN where there was none."""
+        cdef double gain = (cost0 - cost1) / (cost0 + cost1)
+        self.trials += 1
+        gain = max(-0.1, min(gain, 0.1)) if gain == gain else 0.0  # of a disturbance no more than that
+        self.gain += (gain - self.gain) / min(self.trials, <Py_ssize_t>32)
+        self.left = <int>min(2 * self.trials, <Py_ssize_t>30) + 1
 
 
 # Idle workers of GNU OpenMP spin for some 6 ms before they sleep, and take cores from what comes next; but for some 20
@@ -1711,11 +1739,13 @@ cdef class Plan:
     cdef int sweep(self, Operation what, bint learns=True, int slot=0, double scale=1.0) except -1:
         """Carry one operation over all chunks, in one parallel region."""
         cdef Sweep w
-        cdef int worker, way, workers, team
+        cdef int worker, way, workers, team, k
         cdef double *grown
         cdef double begin, spun
         cdef bint awake, crowded
         cdef bint undecided  # whether asking for memory ahead is a gain
+        cdef Trial trials[TRIED]
+        cdef double cost[2]
         cdef Choice choice
         cdef Comparison fetching
         w.what = what
@@ -1730,6 +1760,7 @@ cdef class Plan:
         w.variant = self.variant
         w.flush = flush
         w.fetch = False
+        w.trials = NULL
         w.backward = False
         if BEYOND_OWN_CACHES <= self.nbytes < BEYOND_ALL_CACHES or not learning:
             w.backward = self.backward
@@ -1748,7 +1779,7 @@ cdef class Plan:
         if self.elements <= CHUNK_ELEMENTS:
             run_alone(&w)  # shorter than giving up the GIL and taking it again is worth
             return 0
-        undecided = learning and what <= UPDATE_AND_ZERO and self.nbytes >= BEYOND_OWN_CACHES
+        undecided = what <= UPDATE_AND_ZERO and (self.nbytes >= BEYOND_OWN_CACHES or not learning)
         if workers < 2 and not undecided:
             with nogil:
                 run_alone(&w)
@@ -1767,7 +1798,11 @@ cdef class Plan:
             way = choice.way(awake or self.elements >= WAKE_FROM)
         if undecided:
             fetching = self.fetchings[way][awake]
-            w.fetch = fetching.way()
+            if learns and fetching.due():
+                memset(trials, 0, sizeof(trials))
+                w.trials = trials
+                w.turn = max(<Py_ssize_t>LEAST_TURN, min(self.chunks // (TURNS * workers), <Py_ssize_t>MOST_AT_ONCE))
+            w.fetch = fetching.way(w.trials != NULL)
         if way == 0:
             with nogil:
                 run_alone(&w)
@@ -1778,13 +1813,17 @@ cdef class Plan:
                 for worker in prange(team, num_threads=team, schedule="static", chunksize=1):
                     run_worker(&w, worker)
         self.swept = fo_now()
+        if w.trials != NULL:
+            for k in range(2):
+                for worker in range(1, TRIED):
+                    trials[0].spent[k] += trials[worker].spent[k]
+                    trials[0].done[k] += trials[worker].done[k]
+                cost[k] = trials[0].spent[k] / trials[0].done[k]
+            fetching.learn(cost[0], cost[1])
         # Where workers spin afterwards, they take cores from the work between sweeps.
         spun = 0.0 if way == 0 or awake or crowded else 0.6 * min(self.pause, 6e6)
-        if learns and (self.settled == WAKING or not awake):
-            if workers > 1:
-                choice.learn(way, (self.swept - begin + spun) / self.elements, self.swept - begin > STALL_NS)
-            if undecided:
-                fetching.learn(self.swept - begin)
+        if learns and workers > 1 and (self.settled == WAKING or not awake):
+            choice.learn(way, (self.swept - begin + spun) / self.elements, self.swept - begin > STALL_NS)
         return 0
 
     cdef int share_out(self, Sweep *w, int workers) except -1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -79,11 +80,17 @@ def test_a_disturbance_now_and_then_changes_little(awake, better):
 
 
 def compare(cost, times):
-    """Go on for some uses of a `Comparison` whose cost is ``cost(way, uses before this one)``: the ways taken."""
+    """Go on for some uses of a `Comparison` whose trials cost ``cost(way, uses before this one)``.
+
+    The ways taken, and None for a trial.
+    """
     comparison, ways = Comparison(), []
     for n in range(times):
-        ways.append(comparison.way())
-        comparison.learn(cost(ways[-1], n))
+        if comparison.due():
+            ways.append(None)
+            comparison.learn(cost(0, n), cost(1, n))
+        else:
+            ways.append(comparison.way(False))
     return ways
 
 
@@ -93,7 +100,7 @@ def test_of_two_ways_that_differ_by_no_more_than_the_noise_the_cheaper_one_is_ta
     noise = random.Random(0)
     ways = compare(lambda way, n: (1.0 if way == better else 1 + difference) * noise.gauss(1, 0.05), 20_000)
     assert ways.count(better) >= 0.95 * len(ways)
-    assert 1 - better in ways[-100:], "the dearer way is never tried again"
+    assert None in ways[-100:], "they are never compared again"
 
 
 @pytest.mark.parametrize("better", [0, 1])
@@ -103,18 +110,28 @@ def test_disturbances_do_not_make_a_way_that_is_little_cheaper_look_dear(better)
     assert ways.count(better) >= 0.9 * len(ways)
 
 
-@pytest.mark.parametrize("better", [0, 1])
-def test_neither_way_is_always_the_first_of_a_pair(better):
-    """Costs that rise and fall, by much more than the ways differ, favour none."""
-    ways = compare(lambda way, n: (1.0 if way == better else 1.05) * (1 + n % 16), 20_000)
-    assert ways.count(better) >= 0.9 * len(ways)
+def test_neither_way_always_begins_a_trial():
+    comparison, first = Comparison(), []
+    for _ in range(100):
+        first.append(comparison.way(True))
+        comparison.learn(1.0, 1.1)
+    assert first == 50 * [0, 1]
 
 
 @pytest.mark.parametrize("better", [0, 1])
-def test_the_cheaper_way_is_taken_after_one_pair_and_a_change_noticed(better):
+def test_the_cheaper_way_is_taken_after_one_trial_and_a_change_noticed(better):
     ways = compare(lambda way, n: 1.1 if (way == better) == (n >= 2000) else 1.0, 4000)
-    assert ways[2:6] == 4 * [better]
+    assert ways[:4] == [None, better, better, None]
     assert ways[3500:].count(1 - better) >= 450
+
+
+def test_a_trial_that_went_one_way_only_tells_nothing():
+    comparison = Comparison()
+    assert comparison.way(False) == 1
+    comparison.learn(1.0, 1.2)
+    comparison.learn(math.nan, 1.0)
+    comparison.learn(1.0, math.nan)
+    assert comparison.way(False) == 0
 
 
 def stalling(every):
