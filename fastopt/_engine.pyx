@@ -167,8 +167,8 @@ cdef enum:
     LINE = 64                   # bytes of a cache line
     ALIGN_FROM = 1024           # elements: from there on an array's place in cache lines matters
     WORTH_HELP = 16             # chunks: no more than these are left to the worker whose caches hold them
-    TRIED = 16                  # workers at most that compare asking for memory ahead with not asking, by turns:
-    TURNS = 16                  # so many each, unless a turn were
+    TRIED = 16                  # workers at most that compare asking for memory ahead with not asking, by turns
+    TURNS = 16                  # that each of them takes, if it has chunks enough for turns of
     LEAST_TURN = 4              # chunks
     MOST_AT_ONCE = 64           # chunks that a worker takes, who may lose its core to another process
     ELEMENTS_PER_WORKER = 8192  # at least: two threads gain nothing on less even if they are awake
