@@ -812,9 +812,9 @@ cdef void try_stretch(const Sweep *w, int worker, Py_ssize_t begin, Py_ssize_t e
     cdef Trial *trial = &w.trials[worker]
     cdef double now, last = fo_now()
     cdef Py_ssize_t few
-    own.fetch = (w.fetch + worker + trial.turns) & 1
     while begin < end:
         few = min(end - begin, w.turn)
+        own.fetch = (w.fetch + worker + trial.turns) & 1
         if w.backward:
             run_chunks_backward(&own, end - few, end)
             end -= few
@@ -825,7 +825,6 @@ cdef void try_stretch(const Sweep *w, int worker, Py_ssize_t begin, Py_ssize_t e
         trial.spent[own.fetch] += now - last
         trial.done[own.fetch] += few
         trial.turns += 1
-        own.fetch = not own.fetch
         last = now
 
 

@@ -245,3 +245,33 @@ def test_the_docs_page_has_no_unknown_marks(results: dict[str, Any]) -> None:
     names = {match[2] for match in BLOCK.finditer(page)}
     assert names
     assert names <= known
+
+
+def test_workloads_asked_for_are_measured_whatever_the_amount() -> None:
+    from bench.__main__ import LISTS, SINGLE, Run
+
+    short, full = ({"only": (), "amount": amount, "threads": 1, "until": 0.0} for amount in ("short", "full"))
+    assert Run(**short).workloads(["1"], ["1e3", "1e5"]) == ["1e3", "1e5"]
+    assert Run(**full).workloads(["1"], ["1e3", "1e5"]) == SINGLE + LISTS
+    for how in short, full:
+        assert Run(**{**how, "only": ("resnet50", "1e3")}).workloads(["1"], ["1e3", "1e5"]) == ["resnet50", "1e3"]
+
+
+def test_what_was_measured_is_kept_when_a_later_part_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from click import ClickException
+    from click.testing import CliRunner
+
+    from bench import __main__ as command
+
+    def measured(name: str, run: Any) -> dict[str, Any]:
+        if name == "serial":
+            raise ClickException("no more")
+        return {"steps": [name], "skipped": {}}
+
+    monkeypatch.setattr(command, "measured", measured)
+    arguments = ["--part", "sizes", "--part", "serial", "--out", str(tmp_path)]
+    assert CliRunner().invoke(command.main, arguments).exit_code == 1
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["steps"] == ["sizes"]
+    assert found["load"].keys() == {"sizes"}
+    assert found["machine"]["command"] == "python -m bench --minutes 5 --part sizes --part serial"
