@@ -6,7 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := cli test bench docs dev
-COMPILED := setup.py pyproject.toml $(wildcard src_c/*) fastopt/_engine.pyx
+COMPILED := setup.py pyproject.toml $(wildcard src_c/* fastopt/engine/*.p[yx]*)
 
 .PHONY: help train test test-slow bench bench-full bench-smoke lint format docs dist sanitize clean
 .DELETE_ON_ERROR:
@@ -46,7 +46,7 @@ bench-smoke: $(VENV)/.bench
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastopt/_engine.pyx  # which runs pycodestyle from PATH
+	PATH="$(CURDIR)/$(BIN):$$PATH" cython-lint fastopt/engine  # which runs pycodestyle from PATH
 	$(BIN)/mypy
 	FASTOPT_WERROR=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/lint --build-temp build/lint-temp
 
@@ -79,4 +79,4 @@ sanitize: $(VENV)/.test
 
 clean:
 	rm -rf build dist out docs/_build docs/api .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
-	rm -f fastopt/_engine*.so
+	rm -f fastopt/_engine*.so fastopt/engine/*.so

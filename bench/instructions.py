@@ -42,9 +42,9 @@ FIXED = [
 
 def key() -> str:
     """What a count depends on."""
-    from fastopt import _engine
+    from fastopt.engine import kernels
 
-    compiler = re.sub(r"[^a-z0-9]+", "-", getattr(_engine, "COMPILER", "unknown").lower()).strip("-")
+    compiler = re.sub(r"[^a-z0-9]+", "-", getattr(kernels, "COMPILER", "unknown").lower()).strip("-")
     return f"{platform.machine()}-{ISA}-{sys.implementation.cache_tag}-{compiler}"
 
 
@@ -70,9 +70,9 @@ def count() -> dict[str, int]:
     """Instructions a step."""
     if not shutil.which("valgrind"):
         raise Unavailable("valgrind is not installed")
-    from fastopt import _engine
+    from fastopt.engine import kernels
 
-    if ISA not in _engine.isas():
+    if ISA not in kernels.isas():
         raise Unavailable(f"no {ISA} here")
     program = "from bench.instructions import target; target()"
     with tempfile.TemporaryDirectory() as folder:

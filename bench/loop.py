@@ -69,13 +69,13 @@ class Spinning(Contender):
         self.loop = loop
 
     def run(self, n: int) -> float:
-        from fastopt import _engine
+        from fastopt.engine import sweep
 
-        _engine.set_learning(False)
+        sweep.set_learning(False)
         try:
             return self.loop.run(n)
         finally:
-            _engine.set_learning(True)
+            sweep.set_learning(True)
 
 
 def measure(models: list[str], seconds: float) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def _installed(package: str) -> str | None:
 
 def describe(command: str) -> dict[str, Any]:
     import fastopt
-    from fastopt import _engine
+    from fastopt.engine import kernels
 
     caches = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
@@ -61,7 +61,7 @@ def describe(command: str) -> dict[str, Any]:
         "system": " ".join([platform.system(), platform.release().split("-")[0] + ",", *platform.libc_ver()]),
         "compiler of the roofline": cc,
         "fastopt": fastopt.__version__,
-        "variant": _engine.isa(),
+        "variant": kernels.isa(),
         "python": sys.version.split()[0],
         "packages": {name: found for name in PACKAGES if (found := _installed(name))},
     }

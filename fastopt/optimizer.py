@@ -16,7 +16,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypedDict
 import numpy as np
 import numpy.typing as npt
 
-from . import _engine, hyper
+from . import hyper
+from .engine import kernels
+from .engine.coefficients import Terms
+from .engine.lock import Lock
+from .engine.plan import Plan
 from .tree import Tree
 
 if TYPE_CHECKING:
@@ -134,19 +138,19 @@ class Optimizer:
         tree = Tree(params)
         given = params if tree.grouped else [{"params": params}]
         self.param_groups = [{**defaults, **group} for group in given]
-        self._lock = _engine.Lock()
+        self._lock = Lock()
         self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
         self._begin(tree, self._plan_of(tree))
 
-    def _plan_of(self, tree: Tree) -> _engine.Plan:
+    def _plan_of(self, tree: Tree) -> Plan:
         screened = self._nonfinite != "propagate" or self._clip_norm is not None
-        return _engine.Plan(tree, tuple(self.slots), self._lock, self._zero_grads, screened)
+        return Plan(tree, self._zero_grads, tuple(self.slots), self._lock, screened)
 
-    def _begin(self, tree: Tree, plan: _engine.Plan) -> None:
+    def _begin(self, tree: Tree, plan: Plan) -> None:
         """Take in the parameters: ready to step after this."""
         self._tree = tree
         self._params = [group["params"] for group in self.param_groups]
-        self._plan: _engine.Plan | None = plan
+        self._plan: Plan | None = plan
         plan.settle(self)
         _living.add(self)
 
@@ -161,13 +165,13 @@ class Optimizer:
     @classmethod
     def _slots_of(cls, rule: str) -> tuple[str, ...]:
         """Return the state a parameter needs under this rule."""
-        return _engine.rules()[rule][0]
+        return kernels.rules()[rule][0]
 
     @classmethod
     def _in_order(cls, slots: set[str]) -> tuple[str, ...]:
         return tuple(slot for slot in cls.slots if slot in slots)
 
-    def _check_group(self, index: int) -> _engine.Terms:
+    def _check_group(self, index: int) -> Terms:
         """Check one live group, and leave its hyper-parameters in their normal form."""
         group = self.param_groups[index]
         if not isinstance(group, dict):
@@ -178,7 +182,7 @@ class Optimizer:
             )
         return self._terms(index, group, self._tree.grouped)
 
-    def _terms(self, index: int, group: Hyper, grouped: bool) -> _engine.Terms:
+    def _terms(self, index: int, group: Hyper, grouped: bool) -> Terms:
         where = f"params[{index}]" if grouped else ""
         values = {}
         for name, value in group.items():
@@ -192,7 +196,7 @@ class Optimizer:
         group.update(values)
         decays = values["weight_decay"] > 0
         kind = "none" if not decays else "decoupled" if values["decoupled"] else "coupled"
-        return _engine.Terms(group, values, self.rule(values), kind, self.scalars, _takes_arrays(values["lr"]))
+        return Terms(group, values, self.rule(values), kind, self.scalars, _takes_arrays(values["lr"]))
 
     # ---- stepping ----
 
@@ -242,12 +246,12 @@ class Optimizer:
         """
         return self._bound().step(self, grads, loss_scale, True)
 
-    def _bound(self) -> _engine.Plan:
+    def _bound(self) -> Plan:
         if self._plan is None:
             raise RuntimeError(_UNBOUND)
         return self._plan
 
-    def _ready(self) -> _engine.Plan:
+    def _ready(self) -> Plan:
         plan = self._bound()
         if plan.away is not None:
             raise RuntimeError(plan.away)
@@ -298,7 +302,7 @@ class Optimizer:
     def _update_by_reference(self) -> None:
         """Do the engine's arithmetic in NumPy, from the engine's coefficients."""
         plan = self._bound()
-        with _engine.kernel_mode(), np.errstate(all="ignore"):
+        with kernels.kernel_mode(), np.errstate(all="ignore"):
             for leaf, array in enumerate(plan.arrays):
                 gradient = plan.gradient(leaf)
                 if gradient is None:
@@ -602,7 +606,7 @@ class Optimizer:
     def __setstate__(self, captured: dict[str, Any]) -> None:
         self._captured = captured
         self._plan = None
-        self._lock = _engine.Lock()
+        self._lock = Lock()
         self.param_groups = captured["groups"]
         self._nonfinite, self._zero_grads, self._clip_norm = captured["options"]
 

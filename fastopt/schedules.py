@@ -26,7 +26,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from . import _engine, hyper
+from . import hyper
+from .engine import numbers
 
 __all__ = ["CosineDecay", "ExponentialDecay", "LinearDecay", "Schedule", "StepDecay", "Warmup"]
 
@@ -64,12 +65,12 @@ _CHECKS: dict[str, hyper.Check] = {
 
 
 def _cos(x: Any) -> Any:
-    return _engine.cosines(x) if isinstance(x, np.ndarray) else cos(x)
+    return numbers.cosines(x) if isinstance(x, np.ndarray) else cos(x)
 
 
 def _power(base: float, exponent: Any) -> Any:
     if isinstance(exponent, np.ndarray):
-        return _engine.powers(base, exponent)
+        return numbers.powers(base, exponent)
     try:
         return base**exponent
     except OverflowError:

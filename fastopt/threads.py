@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from . import _engine, hyper
+from . import hyper
+from .engine import kernels, sweep
 
 __all__ = [
     "get_flush_denormals",
@@ -70,7 +71,7 @@ def _limits() -> dict[str, int]:
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
     if first.isdecimal() and int(first) > 0:
         limits["OMP_NUM_THREADS"] = int(first)
-    if not _engine.OPENMP:
+    if not sweep.OPENMP:
         limits["built without OpenMP"] = 1
     return limits
 
@@ -101,12 +102,12 @@ def set_num_threads(n: int) -> None:
     if n < 1:
         raise ValueError(f"n is {n!r}: wanted a whole number of at least 1")
     _asked = int(n)
-    _engine.set_threads(min(_asked, *LIMITS.values()))
+    sweep.set_threads(min(_asked, *LIMITS.values()))
 
 
 def get_num_threads() -> int:
     """Return how many threads a step over many parameters may use; small steps use one."""
-    return _engine.get_threads()
+    return sweep.get_threads()
 
 
 def set_flush_denormals(on: bool) -> None:
@@ -120,12 +121,12 @@ def set_flush_denormals(on: bool) -> None:
     on : bool
         False keeps denormals.
     """
-    _engine.set_flush(hyper.flag("on", on))
+    kernels.set_flush(hyper.flag("on", on))
 
 
 def get_flush_denormals() -> bool:
     """Return whether steps flush denormal numbers to zero."""
-    return _engine.get_flush()
+    return kernels.get_flush()
 
 
 def _show(report: dict[str, Any], mode: str) -> dict[str, Any] | None:
@@ -149,14 +150,14 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     """
     from . import __version__
 
-    openmp = f"version {_engine.OPENMP_VERSION}" if _engine.OPENMP else "none: every step runs serially"
+    openmp = f"version {sweep.OPENMP_VERSION}" if sweep.OPENMP else "none: every step runs serially"
     report = {
         "fastopt": __version__,
-        "compiler": _engine.COMPILER,
+        "compiler": kernels.COMPILER,
         "OpenMP": openmp,
-        "instruction sets": ", ".join(_engine.built_isas()),
+        "instruction sets": ", ".join(kernels.built_isas()),
         "element types": "float32, float64",
-        "rules": ", ".join(_engine.rules()),
+        "rules": ", ".join(kernels.rules()),
     }
     return _show(report, mode)
 
@@ -173,10 +174,10 @@ def show_runtime(mode: str = "stdout") -> dict[str, Any] | None:
     reasons = [f"{name} {limit}" for name, limit in LIMITS.items()]
     if _asked is not None:
         reasons.append(f"set_num_threads({_asked})")
-    if _engine.is_forked():
+    if sweep.is_forked():
         reasons = ["forked child, where GNU OpenMP would hang"]
     report = {
-        "instruction set": f"{_engine.isa()} ({'FASTOPT_ISA' if forced else 'best of ' + ', '.join(_engine.isas())})",
+        "instruction set": f"{kernels.isa()} ({'FASTOPT_ISA' if forced else 'best of ' + ', '.join(kernels.isas())})",
         "threads": f"{get_num_threads()} (least of: {', '.join(reasons)})",
         "denormals": "flushed to zero" if get_flush_denormals() else "kept",
         "Python": platform.python_version(),
@@ -191,12 +192,12 @@ def _start() -> None:
     forced = os.environ.get("FASTOPT_ISA")
     if forced:
         try:
-            _engine.select(forced)
+            kernels.select(forced)
         except ValueError as error:
             raise ImportError(f"FASTOPT_ISA: {error}") from None
-    _engine.set_threads(min(LIMITS.values()))
+    sweep.set_threads(min(LIMITS.values()))
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_engine.after_fork_in_child)
+        os.register_at_fork(after_in_child=sweep.after_fork_in_child)
 
 
 _start()

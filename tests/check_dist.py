@@ -16,16 +16,21 @@ def main(folder: str) -> None:
 
     needed = {path.as_posix() for path in Path("src_c").iterdir()} | {
         "setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile",
-        "fastopt/_engine.pyx", "fastopt/_engine.pyi", "fastopt/py.typed", "tests/test_bits.py", "bench/workloads.py",
+        "fastopt/engine/plan.pyx", "fastopt/engine/plan.pxd",
+        "fastopt/engine/plan.pyi", "fastopt/py.typed", "tests/test_bits.py", "bench/workloads.py",
     }  # fmt: skip
     assert needed <= in_sdist, f"the sdist lacks {sorted(needed - in_sdist)}"
-    generated = [name for name in in_sdist if name.endswith((".so", ".pyc", "_engine.c")) or "/_build/" in name]
+    generated = [name for name in in_sdist if name.endswith((".so", ".pyc", "plan.c")) or "/_build/" in name]
     assert not generated, f"the sdist holds generated files: {generated}"
 
-    installed = {"fastopt/_engine.pyi", "fastopt/py.typed", "fastopt/optimizers/adam.py", "fastopt/cli/__init__.py"}
+    installed = {"fastopt/engine/plan.pyi", "fastopt/py.typed", "fastopt/optimizers/adam.py", "fastopt/cli/__init__.py"}
     assert installed <= in_wheel, f"the wheel lacks {sorted(installed - in_wheel)}"
-    compiled = [name for name in in_wheel if name.endswith(".so")]
-    assert len(compiled) == 1, f"the wheel holds {compiled}: wanted the one compiled module"
+    compiled = {name.partition(".")[0] for name in in_wheel if name.endswith(".so")}
+    rooms = {path.with_suffix("").as_posix() for path in Path("fastopt/engine").glob("*.pyx")}
+    assert compiled == rooms, f"the wheel holds {sorted(compiled)}: wanted {sorted(rooms)}"
+    with zipfile.ZipFile(wheel) as archive:
+        size = sum(info.file_size for info in archive.infolist() if info.filename.endswith(".so"))
+    assert size < 5e6, f"the compiled modules are {size / 1e6:.1f} MB: they hold debug information"
     sources = [name for name in in_wheel if name.endswith((".pyx", ".c", ".h")) or name.startswith(("bench", "tests"))]
     assert not sources, f"the wheel holds {sources}"
     print(f"{sdist.name}: {len(in_sdist)} files; {wheel.name}: {len(in_wheel)} files")

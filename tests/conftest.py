@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastopt import _engine
+from fastopt.engine import kernels, sweep
 
 MARGIN = 256  # bytes on either side of a guarded array: four AVX-512 registers
 PATTERN = 0xA5
@@ -54,9 +54,9 @@ def guarded():
 
 @pytest.fixture(autouse=True)
 def _settings_as_they_were():
-    isa, threads, flush = _engine.isa(), _engine.get_threads(), _engine.get_flush()
+    isa, threads, flush = kernels.isa(), sweep.get_threads(), kernels.get_flush()
     yield
-    _engine.select(isa)
-    _engine.set_threads(threads)
-    _engine.set_flush(flush)
-    _engine.set_learning(True)
+    kernels.select(isa)
+    sweep.set_threads(threads)
+    kernels.set_flush(flush)
+    sweep.set_learning(True)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import oracles
 
-from fastopt import Optimizer, _engine
+from fastopt import Optimizer
+from fastopt.engine import kernels
 from fastopt.optimizers import OPTIMIZERS
 
 REALS = ["float32", "float64"]
-ISAS = _engine.isas()
+ISAS = kernels.isas()
 THREADS = [1, 2, 5]
 
 

@@ -42,7 +42,7 @@ def test_gpt2_small_has_its_148_shapes_and_124439808_parameters() -> None:
 def test_every_rule_of_the_engine_is_measured() -> None:
     from bench.steps import prepared
     from bench.workloads import Data, all_cases
-    from fastopt import _engine
+    from fastopt.engine import kernels
 
     # the same loop with an option more, and the two that go to the looked-ahead point and back
     unmeasured = {"rmsprop_centered_momentum", "lookahead", "restore"}
@@ -50,7 +50,7 @@ def test_every_rule_of_the_engine_is_measured() -> None:
     for case in all_cases().values():
         optimizer = prepared(Data([(3,)], "float32", case.state), case).optimizer
         measured |= {type(optimizer).rule(group) for group in optimizer.param_groups}
-    assert measured | unmeasured == set(_engine.rules())
+    assert measured | unmeasured == set(kernels.rules())
 
 
 @pytest.mark.parametrize("form", ["Fastopt", "Twin", "Naive", "Out"])

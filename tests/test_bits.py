@@ -9,10 +9,10 @@ import pytest
 from optimizers_table import CASES, ISAS, REALS, RECORDS, THREADS, WITHOUT_RECORD
 
 import fastopt
-from fastopt import _engine
+from fastopt.engine import kernels, state, sweep
 from fastopt.optimizers import OPTIMIZERS
 
-C = _engine.CHUNK
+C = sweep.CHUNK
 # Nothing, one of each size to four lanes of the widest registers (a strip) and one past, two strips, the edges of what
 # has its first strip at a cache line, those of a chunk, and enough chunks for five threads; None is an array without
 # dimensions.
@@ -57,7 +57,7 @@ def by_the_twin(case_index, real):
 
 @pytest.fixture(autouse=True)
 def _all_threads_whatever_they_gain():
-    _engine.set_learning(False)
+    sweep.set_learning(False)
 
 
 def differences(got, wanted):
@@ -68,7 +68,7 @@ def differences(got, wanted):
 def guarded_state(guarded, monkeypatch):
     """State arrays have guard bytes around them as well."""
     made = []
-    monkeypatch.setattr(_engine, "empty_like", lambda p: made.append(guarded(p)) or made[-1])
+    monkeypatch.setattr(state, "empty_like", lambda p: made.append(guarded(p)) or made[-1])
     return made
 
 
@@ -78,9 +78,9 @@ def guarded_state(guarded, monkeypatch):
 def test_kernels_equal_the_numpy_twin(case_index, real, isa, guarded, guarded_state):
     case = CASES[case_index]
     wanted = by_the_twin(case_index, real)
-    _engine.select(isa)
+    kernels.select(isa)
     for threads in THREADS:
-        _engine.set_threads(threads)
+        sweep.set_threads(threads)
         params = guarded.each(arrays(real, 1))
         opt = case.make(params)
         for step, grads in enumerate(gradients(real)):
@@ -101,9 +101,9 @@ def test_kernels_equal_the_numpy_twin(case_index, real, isa, guarded, guarded_st
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("real", REALS)
 def test_lookahead_is_p_minus_momentum_times_m_and_then_the_old_bits(real, isa, guarded, guarded_state):
-    _engine.select(isa)
+    kernels.select(isa)
     for threads in THREADS:
-        _engine.set_threads(threads)
+        sweep.set_threads(threads)
         params = guarded.each(arrays(real, 1))
         opt = fastopt.NAG(params, lr=0.1, momentum=0.7)
         eta = np.dtype(real).type(0.7)
@@ -124,9 +124,9 @@ def test_clipping_by_the_norm_is_the_same_for_all_instruction_sets_and_threads(s
     grads = [np.random.default_rng(size).normal(size=size).astype(real), np.ones(3, real)]
     results = set()
     for isa in ISAS:
-        _engine.select(isa)
+        kernels.select(isa)
         for threads in THREADS:
-            _engine.set_threads(threads)
+            sweep.set_threads(threads)
             for layout in (lambda g: g, lambda g: np.repeat(g, 2)[::2]):
                 params = [np.zeros_like(g) for g in grads]
                 fastopt.SGD(params, lr=1.0, clip_norm=0.1).step(list(map(layout, grads)))
@@ -157,8 +157,8 @@ def test_memory_larger_than_a_cache_is_updated_like_any_other(name, mib):
     q = p.copy()
     opt, twin = record.make(p), record.make(q)
     for threads, learning in (1, False), (3, False), *2 * [(1, True)], *2 * [(2, True)], *4 * [(3, True)]:
-        _engine.set_threads(threads)
-        _engine.set_learning(learning)
+        sweep.set_threads(threads)
+        sweep.set_learning(learning)
         record.step(opt, g)
         record.step(twin, g, reference=True)
         assert np.array_equal(p.view("u4"), q.view("u4"))
@@ -181,6 +181,6 @@ def test_every_hyper_parameter_of_a_class_is_varied_in_its_records(name):
 
 def test_every_rule_and_kind_of_decay_is_under_test():
     tested = {(record.cls.rule(h := record.hyper()), h["weight_decay"] > 0, h["decoupled"]) for record in CASES}
-    for rule in _engine.rules():
+    for rule in kernels.rules():
         if rule not in ("lookahead", "restore"):  # tested by NAG.lookahead() above
             assert {(rule, False, False), (rule, True, False), (rule, True, True)} <= tested

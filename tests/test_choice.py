@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from fastopt._engine import Choice, Comparison
+from fastopt.engine.sweep import Choice, Comparison
 
 ALONE, TOGETHER = 0, 1
 STALL = 400.0  # a step that waits for a worker whose processor was taken away

@@ -9,14 +9,15 @@ import pytest
 from optimizers_table import REALS
 from test_errors import everything
 
-from fastopt import NAG, _engine
+from fastopt import NAG
+from fastopt.engine import kernels, sweep
 
 AWAY = "^the optimizer is looking ahead: leave the `with opt.lookahead\\(\\):` block first$"
 
 
 def started(dtype="float64", steps=2, momentum=0.8, **options):
     rng = np.random.default_rng(11)
-    shapes = [(5,), (), (0, 3), (3, 7), (2 * _engine.CHUNK + 5,)]
+    shapes = [(5,), (), (0, 3), (3, 7), (2 * sweep.CHUNK + 5,)]
     w = [np.asarray(rng.normal(size=s), dtype) for s in shapes]
     w[3] = np.asfortranarray(w[3])
     opt = NAG(w, lr=0.1, momentum=momentum, **options)
@@ -26,11 +27,11 @@ def started(dtype="float64", steps=2, momentum=0.8, **options):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-@pytest.mark.parametrize("isa", _engine.isas())
+@pytest.mark.parametrize("isa", kernels.isas())
 @pytest.mark.parametrize("dtype", REALS)
 def test_inside_the_block_parameters_hold_w_minus_eta_m_to_the_bit(dtype, isa, threads):
-    _engine.select(isa)
-    _engine.set_threads(threads)
+    kernels.select(isa)
+    sweep.set_threads(threads)
     w, opt = started(dtype)
     m = [s["momentum_buffer"] for s in opt.state.values()]
     expected = [p - p.dtype.type(0.8) * x for p, x in zip(w, m, strict=True)]
@@ -88,7 +89,7 @@ def test_an_error_in_the_block_comes_through_and_the_bits_come_back(error):
 @pytest.mark.parametrize("dtype", REALS)
 @pytest.mark.parametrize("flush", [True, False])
 def test_special_values_come_back_to_the_bit(dtype, flush):
-    _engine.set_flush(flush)
+    kernels.set_flush(flush)
     info = np.finfo(dtype)
     values = [
         0.0,

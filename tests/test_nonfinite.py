@@ -10,10 +10,11 @@ import pytest
 from optimizers_table import REALS
 from test_errors import everything, says
 
-from fastopt import NAG, SGD, Adam, _engine
+from fastopt import NAG, SGD, Adam
+from fastopt.engine import sweep
 from fastopt.optimizers import OPTIMIZERS
 
-CHUNK = _engine.CHUNK
+CHUNK = sweep.CHUNK
 BAD = [np.nan, np.inf, -np.inf]
 STEPS = ["step", "reference_step"]
 
@@ -193,7 +194,7 @@ def test_a_clipped_step_is_the_same_for_any_memory_order_and_number_of_threads()
     values = [rng.normal(size=(300, 250)), rng.normal(size=5), rng.normal(size=(60, 70))]
     seen = set()
     for threads in (1, 2, 5):
-        _engine.set_threads(threads)
+        sweep.set_threads(threads)
         for order in "CF":
             w = [np.zeros(v.shape) for v in values]
             SGD(w, lr=1.0, clip_norm=1.0).step([np.asarray(v, order=order) for v in values])

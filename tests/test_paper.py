@@ -14,7 +14,7 @@ from optimizers_table import CASES, REALS, RECORDS
 from oracles import Paper, exact
 
 import fastopt
-from fastopt import _engine
+from fastopt.engine import numbers
 from fastopt.optimizers import OPTIMIZERS
 
 WITH_FORMULA = [case for case in CASES if case.oracle]
@@ -93,7 +93,7 @@ def test_the_bias_correction_is_right_to_the_last_bits_for_any_t(beta, t):
     # three roundings for each of the bits of t and for each of its ones, none amplified; the formula here
     # is off by a few roundings in extended precision
     bound = 6 * t.bit_length() * 2.0**-53 + 4 * float(np.finfo(exact).eps)
-    assert abs(_engine.one_minus_power(beta, t) - wanted) <= bound * wanted
+    assert abs(numbers.one_minus_power(beta, t) - wanted) <= bound * wanted
 
 
 @pytest.mark.parametrize("real", REALS)

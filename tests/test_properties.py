@@ -13,7 +13,8 @@ from optimizers_table import RECORDS
 from test_errors import digest, everything
 from test_structures import leaves, mapped
 
-from fastopt import NAG, SGD, Adam, RMSprop, _engine
+from fastopt import NAG, SGD, Adam, RMSprop
+from fastopt.engine import sweep
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
 from fastopt.tree import Tree, _leaves
@@ -110,8 +111,9 @@ OWN = {
 def hypers(draw, cls):
     own = next((own for base, own in OWN.items() if issubclass(cls, base)), {})
     found = {name: draw(values) for name, values in {**SHARED, **own}.items()}
-    if cls is SGD and found["momentum"] and draw(st.booleans()):
-        found.update(nesterov=True, dampening=0.0)
+    if cls is SGD:
+        found["nesterov"] = found["momentum"] > 0 and draw(st.booleans())
+        found["dampening"] *= not found["nesterov"]
     return found
 
 
@@ -128,7 +130,7 @@ def equal(a, b):
 
 @given(data=st.data(), cls=CLASSES, options=OPTIONS, threads=st.sampled_from([1, 2, 5]))
 def test_step_equals_reference_step_to_the_bit(data, cls, options, threads):
-    _engine.set_threads(threads)
+    sweep.set_threads(threads)
     params = data.draw(trees(arrays()))
     twins = mapped(lambda p: p.copy(order="K"), params)
     opt, twin = cls(params, **options), cls(twins, **options)

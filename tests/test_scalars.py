@@ -7,7 +7,7 @@ import pytest
 from optimizers_table import CASES
 
 import fastopt
-from fastopt import _engine
+from fastopt.engine import numbers
 from fastopt.optimizers import Adam
 
 MANY = 600  # steps: more than twice as many as are asked for at once
@@ -144,10 +144,10 @@ def test_scalars_that_do_not_fit_the_rule_are_an_error_before_anything_is_writte
 def test_bias_corrections_of_many_steps_are_those_of_each():
     t = np.array([0, 1, 2, 3, 1000, 2**40])
     for beta in (0.0, 0.5, 0.999):
-        together = _engine.one_minus_power(beta, t)
-        assert together.tolist() == [float(_engine.one_minus_power(beta, int(one))) for one in t]
+        together = numbers.one_minus_power(beta, t)
+        assert together.tolist() == [float(numbers.one_minus_power(beta, int(one))) for one in t]
     with pytest.raises(ValueError, match="t is -1"):
-        _engine.one_minus_power(0.5, np.array([3, -1]))
+        numbers.one_minus_power(0.5, np.array([3, -1]))
 
 
 def test_modules_that_take_long_to_import_come_when_they_are_asked_for():

@@ -9,7 +9,7 @@ import pytest
 from optimizers_table import CASES, ISAS, REALS, RECORDS
 
 import fastopt
-from fastopt import _engine
+from fastopt.engine import kernels
 
 EXTREMES = [
     ("SGD", {"momentum": 1.0}),
@@ -59,7 +59,7 @@ def test_kernels_equal_the_twin_on_special_values(case, real, flush):
     fastopt.set_flush_denormals(flush)
     p, steps = every_pair(real)
     for isa in ISAS:
-        _engine.select(isa)
+        kernels.select(isa)
         mine, twins = p.copy(), p.copy()
         opt, twin = case.make(mine), case.make(twins)
         for g in steps:
@@ -86,7 +86,7 @@ def test_denormals_are_flushed_or_kept_as_asked(real):
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("real", REALS)
 def test_lookahead_gives_back_every_special_value_whatever_happens_inside(real, isa):
-    _engine.select(isa)
+    kernels.select(isa)
     p, steps = every_pair(real)
     opt = fastopt.NAG(p, lr=0.1)
     opt.step(steps[0])
@@ -188,7 +188,7 @@ def test_a_skipped_step_never_happened(record, real, place, bad):
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_nonfinite_value_is_found_wherever_it_is_and_no_other(isa, real):
-    _engine.select(isa)
+    kernels.select(isa)
     size = 4 * 16 + 1
     values = special(real)
     finite = values[np.isfinite(values)]

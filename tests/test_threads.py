@@ -19,12 +19,13 @@ import pytest
 from optimizers_table import ISAS, REALS, RECORDS
 
 import fastopt
-from fastopt import _engine, threads
+from fastopt import threads
+from fastopt.engine import kernels, sweep
 
 LARGE = 700_000  # elements: so many chunks that four threads help each other
 ADAM = next(record for record in RECORDS if record.name == "Adam")
 
-needs_openmp = pytest.mark.skipif(not _engine.OPENMP, reason="built without OpenMP: there is one thread")
+needs_openmp = pytest.mark.skipif(not sweep.OPENMP, reason="built without OpenMP: there is one thread")
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
 
 
@@ -57,7 +58,7 @@ def output(script, timeout=120, **environment):
 
 STEPS = """
     import hashlib, numpy as np, fastopt
-    from fastopt import _engine
+    from fastopt.engine import sweep
 
     def run(steps=3):
         rng = np.random.default_rng(0)
@@ -76,14 +77,14 @@ FORK = """
     import os
     read, write = os.pipe()
     if os.fork() == 0:
-        os.write(write, f"{run()} {_engine.get_threads()}".encode())
+        os.write(write, f"{run()} {sweep.get_threads()}".encode())
         os._exit(0)
-    print(os.read(read, 1000).decode() == f"{parent} 1", run() == parent, _engine.get_threads())
+    print(os.read(read, 1000).decode() == f"{parent} 1", run() == parent, sweep.get_threads())
 """
 POOL = """
     import multiprocessing
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        print(set(pool.map(run, [3, 3, 3])) == {parent}, run() == parent, _engine.get_threads())
+        print(set(pool.map(run, [3, 3, 3])) == {parent}, run() == parent, sweep.get_threads())
 """
 
 
@@ -91,7 +92,7 @@ POOL = """
 @needs_openmp
 @pytest.mark.parametrize("children", [FORK, POOL], ids=["os.fork()", "multiprocessing"])
 def test_a_child_forked_after_a_parallel_step_steps_to_the_same_bits(children):
-    parent = "\n    _engine.set_threads(4); _engine.set_learning(False); parent = run()\n"
+    parent = "\n    sweep.set_threads(4); sweep.set_learning(False); parent = run()\n"
     assert output(STEPS + parent + children, timeout=60) == "True True 4"
 
 
@@ -144,8 +145,8 @@ def in_threads(*functions):
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_two_threads_step_two_optimizers(n):
-    _engine.set_threads(n)
-    _engine.set_learning(False)
+    sweep.set_threads(n)
+    sweep.set_learning(False)
 
     def train(seed):
         rng = np.random.default_rng(seed)
@@ -160,8 +161,8 @@ def test_two_threads_step_two_optimizers(n):
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_two_threads_on_one_optimizer_wait_in_line(n):
-    _engine.set_threads(n)
-    _engine.set_learning(False)
+    sweep.set_threads(n)
+    sweep.set_learning(False)
     g = np.random.default_rng(0).normal(size=LARGE)
     shared, alone = np.ones(LARGE), np.ones(LARGE)
     opt, other = ADAM.make(shared), ADAM.make(alone)
@@ -179,7 +180,7 @@ def test_two_threads_on_one_optimizer_wait_in_line(n):
 @pytest.mark.parametrize("n", [1, 2])
 def test_the_gil_is_free_during_the_arithmetic(n):
     """Another thread must be seen running in the middle of a long step; with the GIL held it could not, ever."""
-    _engine.set_threads(n)
+    sweep.set_threads(n)
     p = np.ones(10_000_000)
     g = np.ones_like(p)
     opt = ADAM.make(p)
@@ -231,12 +232,12 @@ def test_a_large_step_uses_the_threads_it_is_given_and_a_small_one_none():
     def tasks():
         return len(os.listdir("/proc/self/task"))
     before = tasks()
-    _engine.set_threads(4)
+    sweep.set_threads(4)
     small = np.ones(1000)
     opt = fastopt.Adam(small)
     opt.step(small + 1)
     print(tasks() - before, end=" ")
-    _engine.set_learning(False)
+    sweep.set_learning(False)
     run()
     print(tasks() - before)
     """
@@ -251,7 +252,7 @@ def test_a_large_step_uses_the_threads_it_is_given_and_a_small_one_none():
     not 1 < threads.get_num_threads() <= threads.LIMITS.get("affinity mask", 0) < 2 * threads.get_num_threads(),
     reason="this machine does not grant most of its processors, or has but one",
 )
-@pytest.mark.skipif("clang" in _engine.COMPILER, reason="its OpenMP has no such rule")
+@pytest.mark.skipif("clang" in kernels.COMPILER, reason="its OpenMP has no such rule")
 def test_workers_crowd_in_to_sleep_at_once_unless_steps_come_back_to_back():
     script = """
     import os, numpy as np, fastopt
@@ -277,7 +278,7 @@ def test_workers_crowd_in_to_sleep_at_once_unless_steps_come_back_to_back():
 def test_the_number_of_threads_does_not_change_the_bits():
     one = output(STEPS + "\n    print(run(), fastopt.get_num_threads())", OMP_NUM_THREADS="1")
     assert one.split()[1] == "1"
-    many = output(STEPS + "\n    _engine.set_threads(5); _engine.set_learning(False); print(run())")
+    many = output(STEPS + "\n    sweep.set_threads(5); sweep.set_learning(False); print(run())")
     assert one.split()[0] == many
 
 
@@ -385,7 +386,7 @@ def test_a_number_of_threads_is_at_least_one(n):
 
 @pytest.mark.parametrize("isa", ISAS)
 def test_fastopt_isa_chooses_the_instruction_set(isa):
-    script = "import fastopt; print(fastopt._engine.isa()); fastopt.show_runtime()"
+    script = "import fastopt; print(fastopt.engine.kernels.isa()); fastopt.show_runtime()"
     shown = output(script, FASTOPT_ISA=isa).splitlines()
     assert shown[0] == isa
     assert any(line.split() == ["instruction", "set:", isa, "(FASTOPT_ISA)"] for line in shown)
@@ -393,7 +394,7 @@ def test_fastopt_isa_chooses_the_instruction_set(isa):
 
 def test_without_fastopt_isa_the_best_is_chosen():
     for environment in ({}, {"FASTOPT_ISA": ""}):
-        assert output("import fastopt; print(fastopt._engine.isa())", **environment) == ISAS[0]
+        assert output("import fastopt; print(fastopt.engine.kernels.isa())", **environment) == ISAS[0]
 
 
 @pytest.mark.parametrize("isa", ["sse9", "AVX2", "avx2,baseline"])
@@ -405,10 +406,10 @@ def test_an_unknown_fastopt_isa_is_an_error_that_lists_those_there_are(isa):
 
 
 def test_selecting_an_unknown_instruction_set_keeps_the_one_in_use():
-    before = _engine.isa()
+    before = kernels.isa()
     with pytest.raises(ValueError, match="instruction set 'sse9' is not available; there are "):
-        _engine.select("sse9")
-    assert _engine.isa() == before
+        kernels.select("sse9")
+    assert kernels.isa() == before
 
 
 # ---- the floating-point mode ----
@@ -437,8 +438,8 @@ def rounding():
 @pytest.mark.parametrize("flush", [True, False], ids=["flushing", "keeping"])
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_callers_floating_point_mode_is_as_it_was(n, flush, rounding):
-    _engine.set_threads(n)
-    _engine.set_learning(False)
+    sweep.set_threads(n)
+    sweep.set_learning(False)
     fastopt.set_flush_denormals(flush)
     p = [np.ones(LARGE, "f4"), np.ones((7, 5))]
     grads = [np.full(LARGE, 1e-30, "f4"), np.ones((5, 7)).T]
@@ -485,19 +486,19 @@ def test_kernels_equal_the_twin_whatever_the_callers_mode(real, rounding):
 
 def test_kernel_mode_holds_inside_its_block_and_nests():
     for flush in (True, False):
-        _engine.set_flush(flush)
+        kernels.set_flush(flush)
         assert mode()[:2] == [False, False]
-        with _engine.kernel_mode():
+        with kernels.kernel_mode():
             assert mode() == [flush, flush, False, False]
-            _engine.set_flush(False)
-            with _engine.kernel_mode():
+            kernels.set_flush(False)
+            with kernels.kernel_mode():
                 assert mode()[:2] == [False, False]
             assert mode()[:2] == [flush, flush]
         assert mode()[:2] == [False, False]
 
 
 def test_kernel_mode_ends_with_an_error_too():
-    with pytest.raises(KeyError), _engine.kernel_mode():
+    with pytest.raises(KeyError), kernels.kernel_mode():
         raise KeyError
     assert mode() == [False, False, False, False]
 
@@ -539,7 +540,7 @@ def test_a_step_leaves_no_floating_point_flags_behind():
 @pytest.mark.slow
 def test_more_elements_than_32_bits_count():
     """A parameter of 8.6 GB; the gradients take none: pages of zeros that are never written, and strides of 0."""
-    n = 2**31 + 4 * _engine.CHUNK + 7
+    n = 2**31 + 4 * sweep.CHUNK + 7
     needed = n * 4 * 1.1
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if os.path.exists("/proc/meminfo"):  # counts what caches would give back
@@ -549,7 +550,7 @@ def test_more_elements_than_32_bits_count():
         pytest.skip(f"needs {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB are free")
     p = np.ones(n, "float32")
     opt = fastopt.SGD(p, lr=0.5, nonfinite="raise")
-    marks = [0, 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1, n - _engine.CHUNK, n - 1]
+    marks = [0, 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1, n - sweep.CHUNK, n - 1]
     g = np.zeros(n, "float32")
     g[marks] = np.arange(1, len(marks) + 1)
     opt.step(g)

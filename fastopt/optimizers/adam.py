@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from .. import hyper
-from .._engine import one_minus_power
+from ..engine.numbers import one_minus_power
 from ..optimizer import Array, Hyper, Optimizer, Options, Scalars, Steps
 
 if TYPE_CHECKING:

@@ -1,0 +1,37 @@
+"""What other rooms may use of arrays: their inside, and the questions that are asked of each."""
+
+from libc.stdint cimport uintptr_t
+
+cimport numpy as cnp
+
+cdef enum:
+    LINE = 64          # bytes of a cache line
+    ALIGN_FROM = 1024  # elements: from there on an array's place in cache lines matters
+
+cdef extern from "numpy/arrayobject.h" nogil:
+    # An array seen without the GIL and without a reference.
+    ctypedef struct RawArray "PyArrayObject":
+        pass
+    int raw_ndim "PyArray_NDIM"(const RawArray *a)
+    const char *raw_data "PyArray_BYTES"(const RawArray *a)
+    const Py_ssize_t *raw_shape "PyArray_DIMS"(const RawArray *a)
+    const Py_ssize_t *raw_strides "PyArray_STRIDES"(const RawArray *a)
+    const void *raw_type "PyArray_DESCR"(const RawArray *a)
+    int raw_flags "PyArray_FLAGS"(const RawArray *a)
+    Py_ssize_t raw_size "PyArray_SIZE"(const RawArray *a)
+
+cdef object shown(cnp.ndarray a)
+cdef int real_of(cnp.ndarray a) noexcept
+cdef int check_parameter(object x, str name) except -1
+cdef object viewed(object x, str name)
+cdef void extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept
+
+
+cdef inline bint same_shape(const RawArray *a, const RawArray *b) noexcept:
+    cdef int i, ndim = raw_ndim(a)
+    if ndim != raw_ndim(b):
+        return False
+    for i in range(ndim):
+        if raw_shape(a)[i] != raw_shape(b)[i]:
+            return False
+    return True

@@ -1,0 +1,42 @@
+"""What other rooms may use of the compiled kernels: their types, the variant in use, the floating-point mode."""
+
+cdef extern from "fastopt.h" nogil:
+    enum: FO_MAX_STATE, FO_MAX_SCALARS, FO_NO_DECAY, FO_DECAYS, FO_F32, FO_F64, FO_REALS
+
+    ctypedef struct fo_span:
+        Py_ssize_t n
+        Py_ssize_t reach
+        int backward
+        void *p
+        const void *g
+        void *s[FO_MAX_STATE]
+
+    ctypedef struct fo_coef:
+        double scale
+        double decay
+        double c[FO_MAX_SCALARS]
+
+    ctypedef void fo_kernel(const fo_span *x, const fo_coef *c) noexcept nogil
+
+    ctypedef struct fo_rule:
+        const char *name
+        const char *const *state
+        const char *const *scalars
+        fo_kernel *step[FO_DECAYS]
+
+    ctypedef struct fo_table:
+        const fo_rule *rules
+        double (*sum_squares)(const void *g, Py_ssize_t n, double scale) noexcept nogil
+        int (*nonfinite)(const void *g, Py_ssize_t n) noexcept nogil
+
+    ctypedef struct fo_variant:
+        const char *isa
+        int (*supported)() noexcept nogil
+        const fo_table *tables[FO_REALS]
+
+cdef const fo_variant *variant  # in use by plans made from now on
+cdef bint flush                 # whether kernels flush denormals to zero
+
+cdef tuple names_of(const char *const *names)
+cdef unsigned long long enter_mode(bint flush) noexcept nogil
+cdef void leave_mode(unsigned long long found) noexcept nogil
