@@ -5,7 +5,7 @@ frozen dataclasses: they compare, print and pickle as what they are. A schedule 
 optimizer that resumes at step t resumes its schedule there.
 
 These take an array of step numbers as well, and give the same bits then: an optimizer asks for many steps at once. Of
-any other callable it asks step by step.
+any other callable, classes made of these included, it asks step by step.
 
 Examples
 --------
@@ -37,10 +37,13 @@ Rates = npt.NDArray[np.float64]
 
 
 def takes_arrays(schedule: Any) -> bool:
-    """Whether a schedule is one of these and can be asked for many steps at once."""
-    if isinstance(schedule, Warmup) and not takes_arrays(schedule.after):
-        return False
-    return isinstance(schedule, _Formula) and type(schedule).__call__ is _Formula.__call__
+    """Whether a schedule is one of these and can be asked for many steps at once.
+
+    One of a class that a user has made of these is not, whatever it changes: its formula may be for one number only.
+    """
+    while type(schedule) is Warmup:
+        schedule = schedule.after
+    return type(schedule) in (StepDecay, ExponentialDecay, LinearDecay, CosineDecay)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -77,6 +80,11 @@ def _power(base: float, exponent: Any) -> Any:
         return inf
 
 
+def _grown(lr: float, factor: float, exponent: Any) -> Any:
+    """``lr * factor ** exponent``; 0 stays 0, even where the power is past all numbers."""
+    return lr * _power(factor if lr else 1.0, exponent)
+
+
 def _either(condition: Any, one: Any, other: Any) -> Any:
     return np.where(condition, one, other) if isinstance(condition, np.ndarray) else one if condition else other
 
@@ -109,7 +117,7 @@ class StepDecay(_Formula):
     factor: float = 0.1
 
     def _rate(self, t: Any) -> Any:
-        return self.lr * _power(self.factor, t // self.every)
+        return _grown(self.lr, self.factor, t // self.every)
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ class ExponentialDecay(_Formula):
     every: int = 1
 
     def _rate(self, t: Any) -> Any:
-        return self.lr * _power(self.factor, t / self.every)
+        return _grown(self.lr, self.factor, t / self.every)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from optimizers_table import RECORDS
 from test_errors import everything, says
 
 from fastopt import SGD, Adam, AdamW
-from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
+from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup, takes_arrays
 
 ALL = [
     StepDecay(lr=0.5, every=3, factor=0.25),
@@ -28,6 +28,9 @@ VALUES = [
     (StepDecay(0.5, every=3, factor=0.25), {0: 0.5, 2: 0.5, 3: 0.125, 5: 0.125, 6: 0.03125, 10**6: 0.0}),
     (StepDecay(1.0, every=1), {0: 1.0, 1: 0.1, 2: 0.1**2}),
     (StepDecay(1.0, every=2, factor=0.0), {0: 1.0, 1: 1.0, 2: 0.0}),
+    (StepDecay(0.0, every=1, factor=2.0), {0: 0.0, 1: 0.0, 1023: 0.0, 1024: 0.0, 10**9: 0.0}),
+    (ExponentialDecay(0.0, 2.0), {0: 0.0, 1023: 0.0, 1024: 0.0, 10**9: 0.0}),
+    (Warmup(2, StepDecay(0.0, every=1, factor=1e300)), {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0, 4: 0.0, 5: 0.0}),
     (ExponentialDecay(0.5, 0.5, every=4), {0: 0.5, 4: 0.25, 8: 0.125, 2: 0.5 * 0.5**0.5}),
     (ExponentialDecay(2.0, 0.5), {0: 2.0, 1: 1.0, 10: 2.0**-9, 10**6: 0.0}),
     (LinearDecay(1.0, total=8, final=0.25), {0: 1.0, 4: 0.625, 8: 0.25, 9: 0.25, 10**9: 0.25}),
@@ -128,6 +131,9 @@ LONG = [
     LinearDecay(lr=3e-4, total=777, final=1e-5),
     CosineDecay(lr=3e-4, total=777, final=1e-5),
     Warmup(steps=300, after=CosineDecay(lr=3e-4, total=500, final=1e-5)),
+    StepDecay(lr=0.0, every=1, factor=2.0),
+    ExponentialDecay(lr=0.0, factor=1.5),
+    Warmup(steps=300, after=ExponentialDecay(lr=0.0, factor=2.0)),
     Warmup(steps=10, after=Warmup(steps=300, after=ExponentialDecay(lr=0.1, factor=0.999))),
 ]
 
@@ -137,7 +143,7 @@ def test_an_array_of_steps_gives_the_bits_of_each_step_alone(schedule):
     for t in (np.arange(1500), np.array([5, 0, 299, 300, 10**9]), np.arange(0)):
         together = schedule(t)
         assert together.dtype == np.float64
-        assert together.tolist() == [schedule(k) for k in t.tolist()]
+        assert together.tobytes() == np.array([schedule(k) for k in t.tolist()]).tobytes()
 
 
 @pytest.mark.parametrize("schedule", LONG, ids=repr)
@@ -175,6 +181,71 @@ def test_only_a_schedule_of_this_module_is_asked_for_steps_ahead():
             opt.step(np.ones(1))
         assert asked == wanted
         assert all(type(t) is int for t in asked)
+
+
+class WithHardStop(LinearDecay):
+    """A formula for one number only."""
+
+    def _rate(self, t):
+        return 0.0 if t > 5 else math.gcd(t, self.total) / self.total
+
+
+class InCall(StepDecay):
+    def __call__(self, t):
+        return 0.5 if t == 1 else super().__call__(t)
+
+
+class Constant(ExponentialDecay):
+    """One number, also for many steps."""
+
+    def _rate(self, t):
+        return 0.25 if isinstance(t, int) else 0.125
+
+
+class InPart(Warmup):
+    """Changes what the formula uses."""
+
+    def _line(self, t):
+        return min(0.5, math.ldexp(1.0, t - 8))
+
+
+class Unchanged(CosineDecay):
+    pass
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        WithHardStop(1.0, total=4),
+        InCall(1.0, every=2),
+        Constant(1.0, 0.5),
+        InPart(4, CosineDecay(1.0, total=8)),
+        Unchanged(1.0, total=8),
+    ],
+    ids=lambda schedule: type(schedule).__name__,
+)
+@pytest.mark.parametrize("warmups", [0, 1, 2])
+def test_what_a_user_makes_of_a_schedule_of_this_module_is_asked_step_by_step(schedule, warmups):
+    for _ in range(warmups):
+        schedule = Warmup(3, schedule)
+    assert not takes_arrays(schedule)
+    w, one = np.zeros(1), np.ones(1)
+    opt = SGD(w, lr=schedule)
+    for t in range(20):
+        w[0] = 0.0
+        opt.step(one)
+        assert -w[0] == schedule(t), t
+
+
+@pytest.mark.parametrize("schedule", LONG, ids=repr)
+def test_those_of_this_module_take_arrays(schedule):
+    assert takes_arrays(schedule)
+    assert takes_arrays(Warmup(5, schedule))
+
+
+@pytest.mark.parametrize("other", [0.1, None, float, WithHardStop, StepDecay, lambda t: 0.1, Warmup(3, float)])
+def test_no_other_thing_takes_arrays(other):
+    assert not takes_arrays(other)
 
 
 def test_a_rate_that_grows_past_all_numbers_is_refused_in_its_own_step_and_not_before():
