@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import re
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,14 @@ def _cgroup_quota(root: str, membership: str) -> float:
     return limit
 
 
+def _omp_num_threads(text: str) -> int | None:
+    """Read the first number of ``OMP_NUM_THREADS`` as OpenMP does; None where it asks for nothing."""
+    number = re.fullmatch(r"\s*\+?0*([1-9][0-9]*)\s*", text.split(",")[0], re.ASCII)
+    if number is None or len(number[1]) > 18:  # more than C's integers hold: not valid, and no limit
+        return None
+    return int(number[1])
+
+
 def _limits() -> dict[str, int]:
     """Threads by each thing that bounds them."""
     if hasattr(os, "sched_getaffinity"):
@@ -67,10 +76,12 @@ def _limits() -> dict[str, int]:
     except OSError:
         quota = math.inf
     if quota < math.inf:
-        limits["cgroup quota"] = max(1, math.ceil(quota))
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if first.isdecimal() and int(first) > 0:
-        limits["OMP_NUM_THREADS"] = int(first)
+        # A thread with less than most of a processor to itself is stopped when the quota is used up, in every period,
+        # and all others wait for it.
+        limits["cgroup quota"] = max(1, math.floor(quota + 0.25))
+    asked = _omp_num_threads(os.environ.get("OMP_NUM_THREADS", ""))
+    if asked is not None:
+        limits["OMP_NUM_THREADS"] = asked
     if not sweep.OPENMP:
         limits["built without OpenMP"] = 1
     return limits
