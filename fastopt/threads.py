@@ -1,7 +1,8 @@
 """How many threads a step may use, and what was built and is running.
 
 The limit is the least of the affinity mask, the cgroup's CPU quota and ``OMP_NUM_THREADS``, read once at import;
-`set_num_threads` asks for fewer. Results do not depend on it.
+`set_num_threads` asks for fewer. Where OpenMP binds its threads to places (``OMP_PROC_BIND``, ``OMP_PLACES``), the
+processors in those stand for the mask. Results do not depend on it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,11 @@ def _omp_num_threads(text: str) -> int | None:
 
 def _limits() -> dict[str, int]:
     """Threads by each thing that bounds them."""
-    if hasattr(os, "sched_getaffinity"):
+    # OpenMP that binds its threads has bound this one as well, to one place: its mask says nothing of the others'.
+    places = getattr(sweep, "places", lambda: 0)()
+    if places > 0:
+        limits = {"OpenMP places": places}
+    elif hasattr(os, "sched_getaffinity"):
         limits = {"affinity mask": len(os.sched_getaffinity(0))}
     else:
         limits = {"processors": os.cpu_count() or 1}
@@ -99,8 +104,8 @@ def set_num_threads(n: int) -> None:
     Parameters
     ----------
     n : int
-        At least 1. More than the machine grants this process (affinity mask, cgroup quota, ``OMP_NUM_THREADS``) is
-        taken as what it grants.
+        At least 1. More than the machine grants this process (affinity mask or OpenMP's places, cgroup quota,
+        ``OMP_NUM_THREADS``) is taken as what it grants.
 
     Raises
     ------

@@ -380,6 +380,91 @@ def test_most_of_a_cpu_is_a_thread(monkeypatch, quota, limit):
     assert threads._limits()["cgroup quota"] == limit
 
 
+PLACES = """
+    import os
+    before = len(os.sched_getaffinity(0))
+    import fastopt
+    from fastopt import threads
+    print(before, len(os.sched_getaffinity(0)), threads.LIMITS.get("OpenMP places"), fastopt.get_num_threads())
+"""
+
+needs_places = pytest.mark.skipif(
+    "clang" in kernels.COMPILER or len(getattr(os, "sched_getaffinity", lambda _: [0])(0)) < 2,
+    reason="needs GNU OpenMP, which binds the thread that loads it, and two processors",
+)
+
+
+@needs_openmp
+@needs_places
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OMP_PROC_BIND": "true"},
+        {"OMP_PROC_BIND": "close"},
+        {"OMP_PROC_BIND": "spread", "OMP_PLACES": "threads"},
+        {"OMP_PLACES": "threads"},
+        {"OMP_PLACES": "cores"},
+        {"OMP_PLACES": "{ALL}"},
+        {"OMP_PLACES": "{ALL},{ONE}"},
+        {"GOMP_CPU_AFFINITY": "ALL"},
+    ],
+    ids=lambda environment: " ".join(f"{key}={value}" for key, value in environment.items()),
+)
+def test_where_openmp_binds_its_threads_the_processors_of_its_places_count(environment):
+    processors = sorted(os.sched_getaffinity(0))
+    names = {"ALL": ",".join(map(str, processors)), "ONE": str(processors[-1])}
+    for key, value in environment.items():
+        for name, numbers in names.items():
+            value = value.replace(name, numbers)
+        environment = {**environment, key: value}
+    before, _, places, given = output(PLACES, **environment).split()
+    assert (int(before), int(places)) == (len(processors), len(processors))
+    assert int(given) == int(output("import fastopt; print(fastopt.get_num_threads())"))
+
+
+@needs_openmp
+@needs_places
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"OMP_PLACES": "{ONE}"},
+        {"OMP_PROC_BIND": "true", "OMP_PLACES": "threads(1)"},
+        {"GOMP_CPU_AFFINITY": "ONE"},
+        {"OMP_PROC_BIND": "master", "OMP_PLACES": "threads"},  # all threads where the first one is
+    ],
+    ids=lambda environment: " ".join(f"{key}={value}" for key, value in environment.items()),
+)
+def test_places_that_hold_one_processor_grant_one_thread(environment):
+    one = str(max(os.sched_getaffinity(0)))
+    environment = {key: value.replace("ONE", one) for key, value in environment.items()}
+    assert output(PLACES, **environment).split()[1:] == ["1", "1", "1"]
+
+
+@needs_openmp
+@needs_places
+@pytest.mark.parametrize(
+    "environment", [{}, {"OMP_PROC_BIND": "false"}, {"OMP_PROC_BIND": "false", "OMP_PLACES": "cores"}]
+)
+def test_where_openmp_binds_nothing_the_affinity_mask_counts(environment):
+    before, after, places, _ = output(PLACES, **environment).split()
+    assert before == after
+    assert places == "None"
+
+
+@needs_openmp
+@needs_places
+def test_an_affinity_mask_bounds_places_that_are_made_within_it():
+    script = "    import os\n    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})" + PLACES
+    assert output(script, OMP_PROC_BIND="true").split() == ["1", "1", "1", "1"]
+
+
+@needs_openmp
+@needs_places
+def test_a_step_with_bound_threads_has_the_same_bits():
+    script = STEPS + "\n    sweep.set_learning(False); print(run(), sweep.get_threads())"
+    assert output(script, OMP_PROC_BIND="true") == output(script)  # and as many threads
+
+
 @needs_openmp
 def test_more_threads_than_there_are_is_as_many_as_there_are(monkeypatch):
     monkeypatch.setattr(threads, "LIMITS", {"affinity mask": 3, "cgroup quota": 7})
