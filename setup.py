@@ -22,7 +22,19 @@ from setuptools.errors import CompileError, LinkError, PlatformError
 HERE = Path(__file__).parent
 KERNELS = ["src_c/rules.c", "src_c/sums.c"]  # compiled once per real type and instruction set
 HEADERS = ["src_c/fastopt.h", "src_c/rule.h"]
-ENGINE = ["kernels", "numbers", "arrays", "lock", "sweep", "coefficients", "leaves", "state", "plan"]
+ENGINE = [
+    "kernels",
+    "numbers",
+    "arrays",
+    "lock",
+    "chunks",
+    "sweep",
+    "coefficients",
+    "leaves",
+    "state",
+    "plan",
+    "lookahead",
+]
 REALS = ["f32", "f64"]
 ISAS = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):

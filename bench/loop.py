@@ -71,11 +71,11 @@ class Spinning(Contender):
     def run(self, n: int) -> float:
         from fastopt.engine import sweep
 
-        sweep.set_learning(False)
+        sweep.set_forced(True)
         try:
             return self.loop.run(n)
         finally:
-            sweep.set_learning(True)
+            sweep.set_forced(False)
 
 
 def measure(models: list[str], seconds: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from . import hyper
-from .engine import kernels, sweep
+from .engine import kernels, lock, sweep
 
 __all__ = [
     "get_flush_denormals",
@@ -69,7 +69,7 @@ def _omp_num_threads(text: str) -> int | None:
 def _limits() -> dict[str, int]:
     """Threads by each thing that bounds them."""
     # OpenMP that binds its threads has bound this one as well, to one place: its mask says nothing of the others'.
-    places = getattr(sweep, "places", lambda: 0)()
+    places = sweep.places()
     if places > 0:
         limits = {"OpenMP places": places}
     elif hasattr(os, "sched_getaffinity"):
@@ -213,7 +213,9 @@ def _start() -> None:
             raise ImportError(f"FASTOPT_ISA: {error}") from None
     sweep.set_threads(min(LIMITS.values()))
     if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=lock.before_fork, after_in_parent=lock.after_fork_in_parent)
         os.register_at_fork(after_in_child=sweep.after_fork_in_child)
+        os.register_at_fork(after_in_child=lock.after_fork_in_child)
 
 
 _start()

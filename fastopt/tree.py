@@ -88,6 +88,8 @@ class Tree:
         Each leaf as the user would write it, among the parameters and among the gradients.
     leaves : list
         The leaves, in order.
+    parts : list
+        The tree of each group.
     groups : list of int
         The group of each leaf, from 0 to ``n_groups - 1``.
     single, flat : bool
@@ -105,7 +107,7 @@ class Tree:
             and len(params) > 0
             and all(isinstance(group, dict) and "params" in group for group in params)
         )
-        trees = [group["params"] for group in params] if self.grouped else [params]
+        self.parts = trees = [group["params"] for group in params] if self.grouped else [params]
         self.names: list[str] = []
         self.gradient_names: list[str] = []
         self.leaves: list[Any] = []

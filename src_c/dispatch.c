@@ -79,6 +79,16 @@ const fo_variant fo_variants[] = {
     {0},
 };
 
+int fo_is_intel(void)
+{
+#if defined __x86_64__
+    unsigned a, b, c, d;
+    return __get_cpuid(0, &a, &b, &c, &d) && b == signature_INTEL_ebx && c == signature_INTEL_ecx;
+#else
+    return 0;
+#endif
+}
+
 #if defined __x86_64__
 /* MXCSR: all exceptions masked, round to nearest; 0x8000 flushes results, 0x0040 operands. */
 unsigned long long fo_kernel_mode(int flush_denormals)

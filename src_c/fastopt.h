@@ -66,5 +66,8 @@ extern const fo_variant fo_variants[]; /* best first; ends with an isa that is N
 unsigned long long fo_kernel_mode(int flush_denormals);
 void fo_restore_mode(unsigned long long mode);
 
+/* Whether Intel made this processor. */
+int fo_is_intel(void);
+
 #pragma GCC visibility pop
 #endif

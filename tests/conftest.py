@@ -59,4 +59,4 @@ def _settings_as_they_were():
     kernels.select(isa)
     sweep.set_threads(threads)
     kernels.set_flush(flush)
-    sweep.set_learning(True)
+    sweep.set_forced(False)

@@ -6,13 +6,13 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from optimizers_table import CASES, ISAS, REALS, RECORDS, THREADS, WITHOUT_RECORD
+from optimizers_table import CASES, ISAS, REALS, RECORDS, THREADS, WITHOUT_RECORD, stepped
 
 import fastopt
-from fastopt.engine import kernels, state, sweep
+from fastopt.engine import chunks, kernels, state, sweep
 from fastopt.optimizers import OPTIMIZERS
 
-C = sweep.CHUNK
+C = chunks.CHUNK
 # Nothing, one of each size to four lanes of the widest registers (a strip) and one past, two strips, the edges of what
 # has its first strip at a cache line, those of a chunk, and enough chunks for five threads; None is an array without
 # dimensions.
@@ -57,7 +57,7 @@ def by_the_twin(case_index, real):
 
 @pytest.fixture(autouse=True)
 def _all_threads_whatever_they_gain():
-    sweep.set_learning(False)
+    sweep.set_forced(True)
 
 
 def differences(got, wanted):
@@ -108,7 +108,7 @@ def test_lookahead_is_p_minus_momentum_times_m_and_then_the_old_bits(real, isa, 
         opt = fastopt.NAG(params, lr=0.1, momentum=0.7)
         eta = np.dtype(real).type(0.7)
         for grads in gradients(real):
-            opt.step(grads)
+            stepped(opt, grads)
             old = [p.copy() for p in params]
             m = [state["momentum_buffer"] for state in opt.state.values()]
             with opt.lookahead():
@@ -158,7 +158,7 @@ def test_memory_larger_than_a_cache_is_updated_like_any_other(name, mib):
     opt, twin = record.make(p), record.make(q)
     for threads, learning in (1, False), (3, False), *2 * [(1, True)], *2 * [(2, True)], *4 * [(3, True)]:
         sweep.set_threads(threads)
-        sweep.set_learning(learning)
+        sweep.set_forced(not learning)
         record.step(opt, g)
         record.step(twin, g, reference=True)
         assert np.array_equal(p.view("u4"), q.view("u4"))

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from optimizers_table import REALS, RECORDS
+from optimizers_table import REALS, RECORDS, stepped
 from test_errors import everything, says
 
 from fastopt import NAG, SGD, Adam
@@ -59,26 +59,26 @@ def test_a_copy_bound_to_copies_goes_on_with_the_same_bits(record, dtype, way):
     params = make_params(dtype)
     opt = record.make(params)
     for t in range(3):
-        opt.step(make_grads(t, dtype))
-    opt.step({"w": [None, None], "b": np.asarray(1.0, dtype), "none": None})
+        stepped(opt, make_grads(t, dtype))
+    stepped(opt, {"w": [None, None], "b": np.asarray(1.0, dtype), "none": None})
     twin_params = copied(params)
     twin = way(opt).bind(twin_params)
     assert everything(twin, twin_params) == everything(opt, params)
     for t in range(3, 6):
-        opt.step(make_grads(t, dtype))
-        twin.step(make_grads(t, dtype))
+        stepped(opt, make_grads(t, dtype))
+        stepped(twin, make_grads(t, dtype))
         assert everything(twin, twin_params) == everything(opt, params)
 
 
 @ways
 def test_an_unbound_copy_refuses_all_that_needs_parameters_and_says_what_to_do(way, tmp_path):
     opt = NAG(np.ones(2), lr=0.25, nonfinite="skip")
-    opt.step(np.ones(2))
-    opt.step(np.full(2, np.nan))
+    stepped(opt, np.ones(2))
+    stepped(opt, np.full(2, np.nan))
     unbound = way(opt)
     for call in (
-        lambda: unbound.step(np.ones(2)),
-        lambda: unbound.reference_step(np.ones(2)),
+        lambda: stepped(unbound, np.ones(2)),
+        lambda: stepped(unbound, np.ones(2), reference=True),
         lambda: unbound.lookahead().__enter__(),
         lambda: unbound.state,
         lambda: unbound.step_counts,
@@ -97,7 +97,7 @@ def test_an_unbound_copy_refuses_all_that_needs_parameters_and_says_what_to_do(w
     assert repr(unbound) == repr(opt)
     assert unbound.param_groups[0]["params"] is None
     assert unbound.bind(np.ones(2)) is unbound
-    assert unbound.step(np.ones(2))
+    assert stepped(unbound, np.ones(2))
     assert (unbound.steps, unbound.skipped, opt.steps) == (2, 1, 1)
 
 
@@ -198,7 +198,7 @@ def test_bind_to_what_does_not_fit_leaves_the_optimizer_as_it_was(words, change,
 def test_bind_with_an_invalid_live_value_leaves_the_optimizer_as_it_was(bound):
     w, w2 = np.ones(3), np.full(3, 2.0)
     opt = Adam(w, lr=0.1)
-    opt.step(np.ones(3))
+    stepped(opt, np.ones(3))
     tried = opt if bound else copy.copy(opt)
     tried.param_groups[0]["lr"] = np.nan
     with pytest.raises(ValueError, match=says("lr is nan: wanted a finite number of at least 0")):
@@ -207,14 +207,14 @@ def test_bind_with_an_invalid_live_value_leaves_the_optimizer_as_it_was(bound):
     before = w.copy()
     if bound:
         assert tried.param_groups[0]["params"] is w
-        assert tried.step(np.ones(3))
+        assert stepped(tried, np.ones(3))
         assert (w != before).all()
     else:
         with pytest.raises(RuntimeError, match=says(UNBOUND)):
-            tried.step(np.ones(3))
+            stepped(tried, np.ones(3))
         tried.bind(w2)
         assert tried.step_counts == {"params": 1}
-        assert tried.step(np.ones(3))
+        assert stepped(tried, np.ones(3))
     assert (w2 == 2).all() == bound
 
 
@@ -287,7 +287,7 @@ def test_lists_and_tuples_are_one_structure_to_bind():
 
 def test_a_looking_ahead_optimizer_cannot_be_copied_pickled_bound_or_saved(tmp_path):
     opt = NAG(np.ones(2))
-    opt.step(np.ones(2))
+    stepped(opt, np.ones(2))
     opt.save(tmp_path / "x")
     old = (tmp_path / "x").read_bytes()
     with opt.lookahead():

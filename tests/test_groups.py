@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from optimizers_table import RECORDS
+from optimizers_table import RECORDS, stepped
 from test_errors import everything, says
 
 from fastopt import NAG, SGD, Adam, AdamW, RMSprop
@@ -37,9 +37,9 @@ def test_groups_compute_what_two_optimizers_would(record):
     other.param_groups[0].update(lr=0.03, maximize=True)
     for t in range(3):
         ga, gb = rand(7, seed=t), [rand(2, 3, seed=t), rand(5, seed=t)]
-        assert both.step([ga, gb])
-        one.step(ga)
-        other.step(gb)
+        assert stepped(both, [ga, gb])
+        stepped(one, ga)
+        stepped(other, gb)
     assert a.tobytes() == a2.tobytes()
     assert [x.tobytes() for x in b] == [x.tobytes() for x in b2]
 
@@ -99,13 +99,13 @@ def test_a_live_change_takes_effect_in_the_next_step(cls, options, change, refer
     w = rand(9)
     opt = cls({"w": w, "idle": np.zeros(2)}, lr=0.1, **options)
     for t in range(2):
-        opt.step({"w": rand(9, seed=t + 1), "idle": None})
+        stepped(opt, {"w": rand(9, seed=t + 1), "idle": None})
 
     # The same from the start: a fresh optimizer with the new values and the old state.
     w2 = w.copy()
     fresh = cls({"w": w2, "idle": np.zeros(2)}, lr=0.1, **options)
     fresh.param_groups[0].update(change)
-    fresh.step({"w": None, "idle": None})
+    stepped(fresh, {"w": None, "idle": None})
     snapshot = fresh.state_dict()
     old = opt.state_dict()
     for name, entry in snapshot["state"].items():
@@ -114,8 +114,8 @@ def test_a_live_change_takes_effect_in_the_next_step(cls, options, change, refer
 
     opt.param_groups[0].update(change)
     g = {"w": rand(9, seed=7), "idle": None}
-    (opt.reference_step if reference else opt.step)(g)
-    fresh.step(g)
+    stepped(opt, g, reference)
+    stepped(fresh, g)
     assert w.tobytes() == w2.tobytes()
     names = list(opt.state["params['w']"])
     assert [opt.state["params['w']"][n].tobytes() for n in names] == [

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from optimizers_table import stepped
 from test_errors import everything, says
 
 from fastopt import SGD, hyper
@@ -85,15 +86,15 @@ def test_a_hyper_parameter_out_of_range_is_refused(cls, name, value, error, mess
         cls([{"params": w}, {"params": np.ones(2), name: value}])
 
     opt = cls(w)
-    opt.step(np.ones(3))
+    stepped(opt, np.ones(3))
     before = everything(opt, w)
     old, opt.param_groups[0][name] = opt.param_groups[0][name], value
-    for step in (opt.step, opt.reference_step):
+    for reference in (False, True):
         with pytest.raises(error, match=says(name + message)):
-            step(np.ones(3))
+            stepped(opt, np.ones(3), reference)
     opt.param_groups[0][name] = old
     assert everything(opt, w) == before
-    assert opt.step(np.ones(3))
+    assert stepped(opt, np.ones(3))
 
 
 @pytest.mark.parametrize("cls", OPTIMIZERS.values())

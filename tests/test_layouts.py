@@ -7,9 +7,9 @@ import pytest
 from optimizers_table import REALS, RECORDS
 
 import fastopt
-from fastopt.engine import sweep
+from fastopt.engine import chunks
 
-SHAPES = [(7, 5), (3, 1, 4), (66, 130), (2, sweep.CHUNK + 3), (5000,), (2, 0, 3), ()]
+SHAPES = [(7, 5), (3, 1, 4), (66, 130), (2, chunks.CHUNK + 3), (5000,), (2, 0, 3), ()]
 
 
 def unaligned(g):

@@ -159,7 +159,7 @@ def test_schedules_count_steps_and_bias_corrections_count_updates():
 def test_decay_and_update_are_summed_before_they_meet_the_parameter():
     """Each of 2e-8 and 2.5e-8 is less than half a float32 spacing below 1, 3e-8; their sum is more."""
     p = np.ones(5, "float32")
-    fastopt.AdamW(p, lr=2.5e-8, eps=0.0, weight_decay=0.8).step(np.ones(5, "float32"))
+    fastopt.AdamW(p, lr=2.5e-8, eps=1e-30, weight_decay=0.8).step(np.ones(5, "float32"))
     assert (p == 1 - np.float32(2.0**-24)).all()
 
 

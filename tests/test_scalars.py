@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import numpy as np
 import pytest
-from optimizers_table import CASES
+from optimizers_table import CASES, stepped
 
 import fastopt
 from fastopt.engine import numbers
@@ -30,7 +32,8 @@ def asked():
 
 def wanted(cls, group, lr, t):
     """The scalars of one step, asked for alone."""
-    rates, others = cls.scalars(group, np.array([t]))
+    fresh = {"fresh": t == 1} if "fresh" in inspect.signature(cls.scalars).parameters else {}
+    rates, others = cls.scalars(group, np.array([t]), **fresh)
     scalars = {**{name: lr * value for name, value in rates.items()}, **others}
     return {name: float(np.ravel(value)[0]) for name, value in scalars.items()}
 
@@ -45,7 +48,7 @@ def coefficients(opt, grads):
         ),
         update(),
     )
-    opt.reference_step(grads)
+    stepped(opt, grads, reference=True)
     del opt._update_by_reference
     return found
 

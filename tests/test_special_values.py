@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from optimizers_table import CASES, ISAS, REALS, RECORDS
+from optimizers_table import CASES, ISAS, REALS, RECORDS, stepped
 
 import fastopt
 from fastopt.engine import kernels
@@ -58,6 +58,8 @@ def every_pair(real):
 def test_kernels_equal_the_twin_on_special_values(case, real, flush):
     fastopt.set_flush_denormals(flush)
     p, steps = every_pair(real)
+    if flush and real == "float32" and case.options.get("eps") == 0:
+        case = replace(case, options={**case.options, "eps": 1e-30})  # less is refused there
     for isa in ISAS:
         kernels.select(isa)
         mine, twins = p.copy(), p.copy()
@@ -89,7 +91,7 @@ def test_lookahead_gives_back_every_special_value_whatever_happens_inside(real, 
     kernels.select(isa)
     p, steps = every_pair(real)
     opt = fastopt.NAG(p, lr=0.1)
-    opt.step(steps[0])
+    stepped(opt, steps[0])
     before = p.tobytes()
 
     def fail():
@@ -100,7 +102,7 @@ def test_lookahead_gives_back_every_special_value_whatever_happens_inside(real, 
     with pytest.raises(KeyError):
         fail()
     assert p.tobytes() == before
-    assert opt.step(steps[1])
+    assert stepped(opt, steps[1])
 
 
 @pytest.mark.parametrize("real", REALS)
@@ -126,7 +128,7 @@ def test_zero_gradients_from_the_start_change_nothing(record, real):
         record.step(opt, np.zeros(4, real))
     # -0 - (+0) is -0 and 0 - 0 is 0, so not even a sign changes
     assert p.tobytes() == before
-    assert all(not x.any() for x in opt.state["params"].values())
+    assert all(not x.any() for name, x in opt.state["params"].items() if name != "lookahead_saved")
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=str)

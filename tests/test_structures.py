@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from optimizers_table import RECORDS
+from optimizers_table import RECORDS, stepped
 from test_errors import says
 
 from fastopt import SGD, Adam
@@ -94,7 +94,7 @@ def test_none_leaves_out_a_parameter_and_its_state(record):
     rng = np.random.default_rng(3)
     params = {"a": rng.normal(size=5), "b": [rng.normal(size=3), np.array(2.0)]}
     opt = record.make(params)
-    opt.step({"a": np.ones(5), "b": [np.ones(3), np.array(1.0)]})
+    stepped(opt, {"a": np.ones(5), "b": [np.ones(3), np.array(1.0)]})
     a, state = params["a"].copy(), {k: v.copy() for k, v in opt.state["params['a']"].items()}
     twin = params["b"][0].copy()
     alone = record.make(twin)
@@ -102,10 +102,11 @@ def test_none_leaves_out_a_parameter_and_its_state(record):
         **alone.state_dict(),
         "state": {"params": {"step": 1, **opt.state["params['b'][0]"]}}, "steps": 1,
     })  # fmt: skip
-    assert opt.step({"a": None, "b": [np.full(3, 2.0), None]})
-    alone.step(np.full(3, 2.0))
+    assert stepped(opt, {"a": None, "b": [np.full(3, 2.0), None]})
+    stepped(alone, np.full(3, 2.0))
 
     assert params["a"].tobytes() == a.tobytes()
+    state.pop("lookahead_saved", None)  # what the parameters were before the block, with a gradient or not
     assert all(opt.state["params['a']"][k].tobytes() == v.tobytes() for k, v in state.items())
     assert params["b"][0].tobytes() == twin.tobytes()
     assert opt.step_counts == {"params['a']": 1, "params['b'][0]": 2, "params['b'][1]": 1}

@@ -20,7 +20,7 @@ from optimizers_table import ISAS, REALS, RECORDS
 
 import fastopt
 from fastopt import threads
-from fastopt.engine import kernels, sweep
+from fastopt.engine import chunks, kernels, sweep
 
 LARGE = 700_000  # elements: so many chunks that four threads help each other
 ADAM = next(record for record in RECORDS if record.name == "Adam")
@@ -92,7 +92,7 @@ POOL = """
 @needs_openmp
 @pytest.mark.parametrize("children", [FORK, POOL], ids=["os.fork()", "multiprocessing"])
 def test_a_child_forked_after_a_parallel_step_steps_to_the_same_bits(children):
-    parent = "\n    sweep.set_threads(4); sweep.set_learning(False); parent = run()\n"
+    parent = "\n    sweep.set_threads(4); sweep.set_forced(True); parent = run()\n"
     assert output(STEPS + parent + children, timeout=60) == "True True 4"
 
 
@@ -146,7 +146,7 @@ def in_threads(*functions):
 @pytest.mark.parametrize("n", [1, 3])
 def test_two_threads_step_two_optimizers(n):
     sweep.set_threads(n)
-    sweep.set_learning(False)
+    sweep.set_forced(True)
 
     def train(seed):
         rng = np.random.default_rng(seed)
@@ -162,7 +162,7 @@ def test_two_threads_step_two_optimizers(n):
 @pytest.mark.parametrize("n", [1, 3])
 def test_two_threads_on_one_optimizer_wait_in_line(n):
     sweep.set_threads(n)
-    sweep.set_learning(False)
+    sweep.set_forced(True)
     g = np.random.default_rng(0).normal(size=LARGE)
     shared, alone = np.ones(LARGE), np.ones(LARGE)
     opt, other = ADAM.make(shared), ADAM.make(alone)
@@ -237,7 +237,7 @@ def test_a_large_step_uses_the_threads_it_is_given_and_a_small_one_none():
     opt = fastopt.Adam(small)
     opt.step(small + 1)
     print(tasks() - before, end=" ")
-    sweep.set_learning(False)
+    sweep.set_forced(True)
     run()
     print(tasks() - before)
     """
@@ -278,7 +278,7 @@ def test_workers_crowd_in_to_sleep_at_once_unless_steps_come_back_to_back():
 def test_the_number_of_threads_does_not_change_the_bits():
     one = output(STEPS + "\n    print(run(), fastopt.get_num_threads())", OMP_NUM_THREADS="1")
     assert one.split()[1] == "1"
-    many = output(STEPS + "\n    sweep.set_threads(5); sweep.set_learning(False); print(run())")
+    many = output(STEPS + "\n    sweep.set_threads(5); sweep.set_forced(True); print(run())")
     assert one.split()[0] == many
 
 
@@ -461,7 +461,7 @@ def test_an_affinity_mask_bounds_places_that_are_made_within_it():
 @needs_openmp
 @needs_places
 def test_a_step_with_bound_threads_has_the_same_bits():
-    script = STEPS + "\n    sweep.set_learning(False); print(run(), sweep.get_threads())"
+    script = STEPS + "\n    sweep.set_forced(True); print(run(), sweep.get_threads())"
     assert output(script, OMP_PROC_BIND="true") == output(script)  # and as many threads
 
 
@@ -544,7 +544,7 @@ def rounding():
 @pytest.mark.parametrize("n", [1, 3])
 def test_the_callers_floating_point_mode_is_as_it_was(n, flush, rounding):
     sweep.set_threads(n)
-    sweep.set_learning(False)
+    sweep.set_forced(True)
     fastopt.set_flush_denormals(flush)
     p = [np.ones(LARGE, "f4"), np.ones((7, 5))]
     grads = [np.full(LARGE, 1e-30, "f4"), np.ones((5, 7)).T]
@@ -645,7 +645,7 @@ def test_a_step_leaves_no_floating_point_flags_behind():
 @pytest.mark.slow
 def test_more_elements_than_32_bits_count():
     """A parameter of 8.6 GB; the gradients take none: pages of zeros that are never written, and strides of 0."""
-    n = 2**31 + 4 * sweep.CHUNK + 7
+    n = 2**31 + 4 * chunks.CHUNK + 7
     needed = n * 4 * 1.1
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if os.path.exists("/proc/meminfo"):  # counts what caches would give back
@@ -655,7 +655,7 @@ def test_more_elements_than_32_bits_count():
         pytest.skip(f"needs {needed / 1e9:.0f} GB of memory, and {free / 1e9:.0f} GB are free")
     p = np.ones(n, "float32")
     opt = fastopt.SGD(p, lr=0.5, nonfinite="raise")
-    marks = [0, 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1, n - sweep.CHUNK, n - 1]
+    marks = [0, 1, 2**30, 2**31 - 1, 2**31, 2**31 + 1, n - chunks.CHUNK, n - 1]
     g = np.zeros(n, "float32")
     g[marks] = np.arange(1, len(marks) + 1)
     opt.step(g)

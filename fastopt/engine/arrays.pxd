@@ -24,14 +24,15 @@ cdef object shown(cnp.ndarray a)
 cdef int real_of(cnp.ndarray a) noexcept
 cdef int check_parameter(object x, str name) except -1
 cdef object viewed(object x, str name)
+cdef bint overlap(object a, object b) except -1
 cdef void extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept
 
 
-cdef inline bint same_shape(const RawArray *a, const RawArray *b) noexcept:
-    cdef int i, ndim = raw_ndim(a)
-    if ndim != raw_ndim(b):
+cdef inline bint same_shape(const RawArray *a, int ndim, const Py_ssize_t *shape) noexcept:
+    cdef int i
+    if ndim != raw_ndim(a):
         return False
     for i in range(ndim):
-        if raw_shape(a)[i] != raw_shape(b)[i]:
+        if raw_shape(a)[i] != shape[i]:
             return False
     return True

@@ -6,23 +6,12 @@ import numpy as np
 
 cnp.import_array()
 
+MOST_WORK = 100_000  # candidates that a search for a shared byte may look at: some ms
+
 
 cdef object shown(cnp.ndarray a):
     """a's shape as a tuple of Python integers."""
     return (<object>a).shape
-
-
-def empty_like(cnp.ndarray a):
-    """Return an array of a's shape, type and memory order, contents unset, that lies in cache lines as a does.
-
-    A small one starts at a cache line. See `update_part`.
-    """
-    cdef Py_ssize_t nbytes = cnp.PyArray_NBYTES(a)
-    memory = np.empty(nbytes + LINE, np.uint8)
-    cdef uintptr_t place = <uintptr_t>cnp.PyArray_DATA(a) if cnp.PyArray_SIZE(a) >= ALIGN_FROM else 0
-    cdef Py_ssize_t skip = (place - <uintptr_t>cnp.PyArray_DATA(memory)) % LINE
-    return memory[skip:skip + nbytes].view(a.dtype).reshape(
-        shown(a), order="C" if cnp.PyArray_IS_C_CONTIGUOUS(a) else "F")
 
 
 cdef str described(object x):
@@ -115,3 +104,11 @@ cdef void extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept:
         else:
             high[0] += reach
     high[0] += cnp.PyArray_ITEMSIZE(a)
+
+
+cdef bint overlap(object a, object b) except -1:
+    """Whether two arrays share memory, or may: where that takes too long to find out, they count as sharing it."""
+    try:
+        return np.shares_memory(a, b, max_work=MOST_WORK)
+    except np.exceptions.TooHardError:
+        return True

@@ -1,24 +1,30 @@
-"""What other rooms may use of a group's terms: this step's learning rate, and the coefficients made of it."""
+"""What a group's hyper-parameters come to: this step's learning rate, and the coefficients made of it."""
 
 from libc.stdint cimport int64_t, uint64_t
 
 from .kernels cimport FO_MAX_SCALARS, fo_coef
 
 cdef enum:
-    TABLE = 512  # steps for which a class's scalars are computed at once
+    TABLE = 512  # steps for which scalars are computed at once
+    BLOCK = 32   # where leaves differ in their number of updates: steps for each block of numbers
 
 cdef class Terms:
     cdef dict live             # the group as the user sees it,
-    cdef tuple source          # its keys and values as they were checked, alternating,
+    cdef list source           # its keys and values as they were checked, alternating,
     cdef uint64_t version      # and its version when it was last compared with them
+    cdef bint flush            # whether kernels flushed denormals then
     cdef readonly dict values
     cdef readonly str rule, kind
     cdef object scalars
     cdef tuple names           # of the rule's scalars, in order
+    cdef readonly bint wants_fresh      # whether they depend on the state being new
     cdef bint times_lr[FO_MAX_SCALARS]  # which of them are to be multiplied by the learning rate
-    cdef double *table         # [steps][scalars] of `scalars`, for steps `begin` to `end` - 1
-    cdef Py_ssize_t room
+    cdef double *table         # [steps][scalars] for steps `begin` to `end` - 1, state not new
+    cdef Py_ssize_t room_table
     cdef int64_t begin, end
+    cdef dict places           # of other steps: first row in `rows`, by block, or by -step where the state is new
+    cdef double *rows
+    cdef Py_ssize_t n_rows, room_rows
     cdef object schedule
     cdef bint ahead            # whether the schedule can be asked for many steps at once:
     cdef double rates[TABLE]   # what it gives for these, if any, from `first_rate` on
@@ -26,9 +32,13 @@ cdef class Terms:
     cdef double lr, sign, decay
     cdef bint decoupled
 
-    cdef int fill(self, object steps) except -1
     cdef double rate(self, int64_t steps) except -1
     cdef int have(self, int64_t t) except -1
+    cdef int have_all(self, list places) except -1
+    cdef int ask(self, object steps, bint fresh, double *to) except -1
     cdef void inherit(self, Terms old)
-    cdef void fold(self, fo_coef *c, Py_ssize_t row, double lr, double scale) noexcept
-    cdef bint hold(self, dict live) noexcept
+    cdef const double *row(self, int64_t t, bint fresh) except NULL
+    cdef void fold(self, fo_coef *c, const double *row, double lr, double scale) noexcept
+    cdef bint hold(self, dict live) except -1
+
+cdef int64_t place_of(int64_t t, bint fresh) noexcept

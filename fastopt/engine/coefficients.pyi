@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..optimizer import Scalars, Steps
+from ..optimizer import Scalars
 
 class Terms:
     values: dict[str, Any]
@@ -10,9 +10,11 @@ class Terms:
     def __init__(
         self,
         live: dict[str, Any],
+        source: list[Any],
         values: dict[str, Any],
         rule: str,
         kind: str,
-        scalars: Callable[[dict[str, Any], Steps], tuple[Scalars, Scalars]],
+        scalars: Callable[..., tuple[Scalars, Scalars]],
+        wants_fresh: bool,
         ahead: bool,
     ) -> None: ...

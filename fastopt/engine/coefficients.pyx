@@ -6,14 +6,15 @@ coefficients of kernels. All C state about dicts lives here: the watcher that te
 
 cimport cython
 from cpython.dict cimport PyDict_Next
+from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cpython.ref cimport PyObject
 from libc.float cimport DBL_MAX
-from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 cimport numpy as cnp
 
 from .arrays cimport shown
+from .kernels cimport flush
 
 import numpy as np
 
@@ -52,6 +53,26 @@ cdef extern from *:
     uint64_t fo_version(dict d)
 
 
+cdef enum:
+    MOST_ROWS = 4096 * BLOCK  # kept of leaves that differ in their number of updates
+
+
+cdef int64_t place_of(int64_t t, bint fresh) noexcept:
+    """Where the scalars of step t, at least 1, are found among `Terms.places`."""
+    return -t if fresh else (t - 1) // BLOCK
+
+
+cdef int grow(double **memory, Py_ssize_t *room, Py_ssize_t n) except -1:
+    """Have room for n numbers; what was there stays."""
+    cdef double *grown
+    if room[0] < n:
+        grown = <double *>PyMem_Realloc(memory[0], n * sizeof(double))
+        if grown == NULL:
+            raise MemoryError
+        memory[0], room[0] = grown, n
+    return 0
+
+
 @cython.final
 cdef class Terms:
     """What one group's hyper-parameters come to, from one check to the next change.
@@ -60,22 +81,28 @@ cdef class Terms:
     ----------
     live : dict
         The group as the user sees it.
+    source : list
+        Its keys and values as they were when `values` were checked, alternating.
     values : dict
         Its hyper-parameters, checked.
     rule, kind : str
         Its rule and its kind of weight decay: none, coupled or decoupled.
     scalars : callable
-        The class's ``scalars(values, t)``.
+        The class's ``scalars(values, t)``, or ``scalars(values, t, fresh)``.
+    wants_fresh : bool
+        Whether it takes `fresh`.
     ahead : bool
         Whether the learning rate is a schedule that can be called with an array of steps.
     """
 
-    def __init__(self, dict live, dict values, str rule, str kind, object scalars, bint ahead):
+    def __init__(self, dict live, list source, dict values, str rule, str kind, object scalars, bint wants_fresh,
+                 bint ahead):
         fo_watch(live)
-        self.live = live
-        self.source = tuple([part for item in live.items() for part in item])
+        self.live, self.source, self.flush = live, source, flush
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
+        self.wants_fresh = wants_fresh
         self.names = rules()[rule][1]
+        self.places = {}
         self.schedule = values["lr"] if callable(values["lr"]) else None
         self.lr = 0.0 if self.schedule is not None else values["lr"]
         self.ahead, self.first_rate = ahead, -TABLE
@@ -84,28 +111,21 @@ cdef class Terms:
         self.decoupled = kind == "decoupled"
 
     def __dealloc__(self):
-        free(self.table)
+        PyMem_Free(self.table)
+        PyMem_Free(self.rows)
 
-    cdef int fill(self, object steps) except -1:
-        """Ask the class for the scalars of these steps, and put them into the table, a row a step."""
+    cdef int ask(self, object steps, bint fresh, double *to) except -1:
+        """Put the scalars of these steps into [steps][scalars]."""
         cdef Py_ssize_t i, n = len(steps), columns = len(self.names)
         cdef int k
         cdef double same
-        cdef double *grown
-        cdef double *to
         cdef const double *value
         cdef bint one_each
         cdef cnp.ndarray values
-        rates, others = self.scalars(self.values, steps)
+        rates, others = self.scalars(self.values, steps, fresh) if self.wants_fresh else self.scalars(self.values, steps)
         if rates.keys() | others.keys() != set(self.names):
             raise KeyError(f"scalars() gave {sorted([*rates, *others])}: the rule {self.rule!r} "
                            f"wants {sorted(self.names)}")
-        self.begin = self.end = 0  # of no use, until all is in
-        if self.room < n * columns:
-            grown = <double *>realloc(self.table, n * columns * sizeof(double))
-            if grown == NULL:
-                raise MemoryError
-            self.table, self.room = grown, n * columns
         for k in range(columns):
             self.times_lr[k] = self.names[k] in rates
             given = rates[self.names[k]] if self.times_lr[k] else others[self.names[k]]
@@ -119,10 +139,44 @@ cdef class Terms:
             else:
                 same = given
                 value = &same
-            to = self.table + k
             for i in range(n):
-                to[i * columns] = value[i * one_each]
+                to[i * columns + k] = value[i * one_each]
         return 0
+
+    cdef int have(self, int64_t t) except -1:
+        """See to it that step t is in the table, and the next ones with it: asking for one costs almost as much."""
+        if not self.begin <= t < self.end:
+            self.begin = self.end = 0  # of no use, until all is in
+            grow(&self.table, &self.room_table, TABLE * len(self.names))
+            self.ask(np.arange(t, t + TABLE), False, self.table)
+            self.begin, self.end = t, t + TABLE
+        return 0
+
+    cdef int have_all(self, list places) except -1:
+        """See to it that these places are among the rows, each once: asking for many costs almost the same."""
+        cdef Py_ssize_t columns = len(self.names)
+        places = list(dict.fromkeys(places))
+        if self.n_rows > MOST_ROWS and self.n_rows > 4 * BLOCK * len(places):  # most of them are of the past
+            self.places, self.n_rows = {}, 0
+        for fresh in (False, True):
+            missing = [place for place in places if place not in self.places and (place < 0) == fresh]
+            if missing:
+                steps = -np.array(missing) if fresh else np.add.outer(np.array(missing) * BLOCK,
+                                                                      np.arange(1, BLOCK + 1)).reshape(-1)
+                grow(&self.rows, &self.room_rows, (self.n_rows + len(steps)) * columns)
+                self.ask(steps, fresh, self.rows + self.n_rows * columns)
+                each = 1 if fresh else BLOCK
+                self.places.update(zip(missing, range(self.n_rows, self.n_rows + len(steps), each)))
+                self.n_rows += len(steps)
+        return 0
+
+    cdef const double *row(self, int64_t t, bint fresh) except NULL:
+        """The scalars of step t: of the table, or of what `have_all` has seen to."""
+        cdef Py_ssize_t columns = len(self.names), first
+        if not fresh and self.begin <= t < self.end:
+            return self.table + (t - self.begin) * columns
+        first = self.places[place_of(t, fresh)]
+        return self.rows + (first if fresh else first + (t - 1) % BLOCK) * columns
 
     cdef double rate(self, int64_t steps) except -1:
         """The learning rate after so many steps, checked."""
@@ -134,6 +188,8 @@ cdef class Terms:
             if not 0 <= steps - self.first_rate < TABLE:
                 with np.errstate(all="ignore"):  # of steps that may never come
                     rates = np.asarray(self.schedule(np.arange(steps, steps + TABLE)), np.float64, order="C")
+                if shown(rates) != (TABLE,):
+                    raise ValueError(f"lr schedule {self.schedule!r} gave shape {shown(rates)} for {TABLE} steps")
                 memcpy(self.rates, cnp.PyArray_DATA(rates), sizeof(self.rates))
                 self.first_rate = steps
             rate = self.rates[steps - self.first_rate]
@@ -146,44 +202,50 @@ cdef class Terms:
                 return found
         return nonnegative(f"lr schedule {self.schedule!r} after {steps} steps", found)
 
-    cdef int have(self, int64_t t) except -1:
-        """See to it that step t is in the table, and the next ones with it: asking for one costs almost as much."""
-        if not self.begin <= t < self.end:
-            self.fill(np.arange(t, t + TABLE))
-            self.begin, self.end = t, t + TABLE
-        return 0
-
     cdef void inherit(self, Terms old):
         """Take over the table of terms that differ in the learning rate alone, if in anything."""
         if self.rule == old.rule and {**self.values, "lr": None} == {**old.values, "lr": None}:
             self.table, old.table = old.table, self.table
-            self.room, old.room = old.room, self.room
+            self.room_table, old.room_table = old.room_table, self.room_table
             self.begin, self.end = old.begin, old.end
             memcpy(self.times_lr, old.times_lr, sizeof(self.times_lr))
             old.begin = old.end = 0
 
-    cdef void fold(self, fo_coef *c, Py_ssize_t row, double lr, double scale) noexcept:
-        """Make coefficients of a row of the table, this step's learning rate and gradient factor."""
-        cdef Py_ssize_t k, columns = len(self.names)
-        cdef const double *value = self.table + row * columns
+    cdef void fold(self, fo_coef *c, const double *row, double lr, double scale) noexcept:
+        """Make coefficients of a row of scalars, this step's learning rate and gradient factor."""
+        cdef Py_ssize_t k
         c.scale = scale * self.sign
         c.decay = self.decay * lr if self.decoupled else self.decay
-        for k in range(columns):
-            c.c[k] = value[k] * lr if self.times_lr[k] else value[k]
+        for k in range(len(self.names)):
+            c.c[k] = row[k] * lr if self.times_lr[k] else row[k]
 
-    cdef bint hold(self, dict live) noexcept:
-        """Whether the live group still has the very values that were checked."""
+    cdef bint hold(self, dict live) except -1:
+        """Whether these are still the terms of the live group.
+
+        Another learning rate that is a plain float changes nothing else, so it is taken over here.
+        """
         cdef PyObject *key
         cdef PyObject *value
-        cdef Py_ssize_t at = 0, i = 0
+        cdef PyObject *rate = NULL
+        cdef Py_ssize_t at = 0, i = 0, rate_at = 0
         cdef uint64_t version = fo_version(live)
-        if live is self.live and version != 0 and version == self.version:
+        if live is self.live and version != 0 and version == self.version and flush == self.flush:
             return True
-        if 2 * len(live) != len(self.source):
+        if 2 * len(live) != len(self.source) or flush != self.flush:
             return False
         while PyDict_Next(live, &at, &key, &value):
-            if key != <PyObject *>self.source[i] or value != <PyObject *>self.source[i + 1]:
+            if key != <PyObject *>self.source[i]:
                 return False
+            if value != <PyObject *>self.source[i + 1]:
+                if (type(<object>key) is not str or <object>key != "lr" or type(<object>value) is not float
+                        or self.schedule is not None):
+                    return False
+                rate, rate_at = value, i + 1
             i += 2
+        if rate != NULL:
+            if not 0.0 <= <double><object>rate < DBL_MAX:
+                return False
+            self.lr = <object>rate
+            self.source[rate_at] = self.values["lr"] = <object>rate
         self.version = version if live is self.live else 0
         return True

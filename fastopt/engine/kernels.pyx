@@ -9,6 +9,7 @@ cdef extern from "fastopt.h" nogil:
     const fo_variant fo_variants[]
     unsigned long long fo_kernel_mode(int flush_denormals) noexcept
     void fo_restore_mode(unsigned long long mode) noexcept
+    int fo_is_intel() noexcept
 
 cdef extern from *:
     """
@@ -84,6 +85,11 @@ cdef tuple names_of(const char *const *names):
         found.append(intern(names[0].decode()))  # the objects that the classes have: found at a glance
         names += 1
     return tuple(found)
+
+
+def is_intel():
+    """Whether Intel made this processor."""
+    return fo_is_intel() != 0
 
 
 def set_flush(bint on):

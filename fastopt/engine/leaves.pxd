@@ -6,38 +6,60 @@ from libc.stdint cimport int64_t, uintptr_t
 cimport numpy as cnp
 
 from .arrays cimport RawArray
-from .sweep cimport Layout, Leaf
+from .chunks cimport Layout, Leaf
 
 cdef struct Watch:
     # What the plan keeps of a parameter besides its Leaf, for the thread that calls step().
-    const RawArray *array    # the parameter
-    const char *cleared      # the gradient last seen to overlap no parameter
+    const RawArray *array    # the parameter,
+    const void *type         # and how it was when its plan was made:
+    const Py_ssize_t *dims   # where it keeps its shape,
+    int needed               # flags that it has
+    int ndim
+    const Py_ssize_t *shape  # [ndim]: a copy, since what lies around the parameter's own is written to by workers
+    const char *cleared      # the gradient last seen to overlap nothing
     PyObject *held           # the gradient's array, during a step
     int wanted               # flags of a gradient that can be read as it lies
+    bint fresh               # its state is new: no update has used it
     int64_t count            # updates this parameter has had
+
+cdef struct Extent:
+    # Memory of the optimizer's own.
+    uintptr_t begin
+    uintptr_t end
+    Py_ssize_t leaf
+    int slot                 # -1: the parameter
 
 cdef class Leaves:
     cdef readonly list arrays, names, gradient_names
     cdef readonly double largest, smallest  # normal numbers of the narrowest type among the parameters
-    cdef object tree
+    cdef readonly object tree
     cdef object structure           # the tree's
+    cdef list references            # weak ones to the parameters: NumPy resizes no array that has one
+    cdef list maps                  # of files that parameters lie in: (file, begin, end, leaf)
     cdef bint single, flat          # the tree is one array, or a flat list
     cdef bint zero_gradients
+    cdef bint stale                 # Python ran since parameters and gradients were looked at
     cdef Layout all                 # the leaves of all groups
     cdef Leaf *leaves               # [leaves + 1]: all.leaves
     cdef Watch *watches             # [leaves]
+    cdef Py_ssize_t *shapes         # of all parameters
     cdef Py_ssize_t n_leaves
-    cdef Py_ssize_t *by_address     # non-empty leaves in order of address
-    cdef Py_ssize_t n_by_address
+    cdef Extent *extents            # of parameters and state that are not empty, by address
+    cdef Py_ssize_t n_extents
     cdef int n_groups
     cdef Py_ssize_t *first_leaf     # [groups + 1]
     cdef bint complete              # all leaves are active and laid out
 
+    cdef list own_memory(self)
     cdef int check_overlaps(self) except -1
     cdef int take(self, object grads) except -1
     cdef int take_leaf(self, Py_ssize_t i, object x) except -1
+    cdef int look_again(self) except -1
     cdef int check_unmoved(self, Py_ssize_t i) except -1
     cdef int check_apart(self, Py_ssize_t i, cnp.ndarray a) except -1
     cdef int check_gradient_overlaps(self) except -1
-    cdef void release(self, bint counted) noexcept
+    cdef bint end_step(self, bint counted) noexcept
+    cdef void let_go(self) noexcept
     cdef void renumber(self) noexcept
+
+cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL

@@ -1,16 +1,21 @@
 """Where do parameters and this step's gradients lie? What is taken in here has passed every check.
 
 A tree of gradients is taken apart in the order of the parameters. An array that passed at the same address before is
-recognised.
+recognised at a glance. Where Python ran in between (a list subclass, `__dlpack__`), all is looked at once more.
 """
 
+cimport cython
 from cpython.dict cimport PyDict_Next
-from cpython.ref cimport Py_INCREF, Py_XDECREF
-from libc.stdlib cimport calloc, free
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT, Py_XDECREF
+from libc.string cimport memcpy
 
 from .arrays cimport (
-    check_parameter, extent, raw_data, raw_flags, raw_size, raw_type, real_of, same_shape, shown, viewed)
-from .sweep cimport lay_out
+    check_parameter, extent, overlap, raw_data, raw_flags, raw_ndim, raw_shape, raw_type, real_of, same_shape, shown,
+    viewed)
+from .chunks cimport lay_out
+
+import weakref
 
 import numpy as np
 
@@ -18,7 +23,10 @@ from ..tree import described as described_tree
 
 cnp.import_array()
 
+cdef int CONTIGUOUS = cnp.NPY_ARRAY_C_CONTIGUOUS | cnp.NPY_ARRAY_F_CONTIGUOUS
 
+
+@cython.boundscheck(True)  # what Python code runs here may shorten a list
 cdef bint take_apart(object x, object structure, list found) except -1:
     """`Tree.take_apart` without its messages: append the leaves of x, or return False if its structure is another."""
     cdef object value
@@ -46,19 +54,50 @@ cdef bint take_apart(object x, object structure, list found) except -1:
     return True
 
 
+cdef inline bint unmoved(const Leaf *f, const Watch *h) noexcept:
+    """Whether a parameter is as it was when the plan was made, seen at a glance."""
+    return (
+        raw_data(h.array) == f.p
+        and raw_type(h.array) == h.type
+        and raw_shape(h.array) == h.dims
+        and raw_ndim(h.array) == h.ndim
+        and (raw_flags(h.array) & h.needed) == h.needed
+    )
+
+
 cdef inline bint familiar(const Leaf *f, const Watch *h, PyObject *x) noexcept:
     """Whether x is an array that passes every check of `Leaves.take_leaf`, seen at a glance."""
     cdef const RawArray *a = <const RawArray *>x
     return (
         cnp.PyArray_CheckExact(<object>x)
         and raw_data(a) == h.cleared
-        and raw_type(a) == raw_type(h.array)
+        and raw_type(a) == h.type
         and (raw_flags(a) & h.wanted) == h.wanted
-        and same_shape(a, h.array)
-        and raw_data(h.array) == f.p
-        and raw_size(h.array) == f.n
-        and (raw_flags(h.array) & cnp.NPY_ARRAY_WRITEABLE)
+        and same_shape(a, h.ndim, h.shape)
+        and unmoved(f, h)
     )
+
+
+cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL:
+    """[n] of the arrays that are not empty, by address; `memory` has (array, leaf, slot) of each. The caller frees it."""
+    cdef uintptr_t begin, end
+    cdef Py_ssize_t k
+    cdef Extent *found
+    places = []
+    for array, leaf, slot in memory:
+        extent(array, &begin, &end)
+        if begin < end:
+            places.append((begin, end, leaf, slot))
+    places.sort()
+    found = <Extent *>PyMem_Calloc(len(places) + 1, sizeof(Extent))
+    if found == NULL:
+        raise MemoryError
+    for k in range(len(places)):
+        found[k].begin, found[k].end, found[k].leaf, found[k].slot = places[k]
+    n[0] = len(places)
+    return found
+
+
 cdef class Leaves:
     """The parameters of one optimizer, and the gradients of a step.
 
@@ -71,7 +110,7 @@ cdef class Leaves:
     """
 
     def __cinit__(self, object tree, bint zero_gradients, *_):
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, n_axes = 0
         cdef Leaf *f
         cdef Watch *h
         cdef cnp.ndarray a
@@ -81,28 +120,40 @@ cdef class Leaves:
         self.arrays, self.names, self.gradient_names = tree.leaves, tree.names, tree.gradient_names
         self.n_leaves = len(self.arrays)
         self.n_groups = tree.n_groups
-        self.leaves = <Leaf *>calloc(self.n_leaves + 1, sizeof(Leaf))
-        self.watches = <Watch *>calloc(self.n_leaves + 1, sizeof(Watch))
-        self.by_address = <Py_ssize_t *>calloc(self.n_leaves + 1, sizeof(Py_ssize_t))
-        self.first_leaf = <Py_ssize_t *>calloc(self.n_groups + 1, sizeof(Py_ssize_t))
-        if not (self.leaves and self.watches and self.by_address and self.first_leaf):
+        for i in range(self.n_leaves):
+            check_parameter(self.arrays[i], self.names[i])
+            n_axes += cnp.PyArray_NDIM(self.arrays[i])
+        self.references = [weakref.ref(a) for a in self.arrays]
+        self.leaves = <Leaf *>PyMem_Calloc(self.n_leaves + 1, sizeof(Leaf))
+        self.watches = <Watch *>PyMem_Calloc(self.n_leaves + 1, sizeof(Watch))
+        self.shapes = <Py_ssize_t *>PyMem_Calloc(n_axes + 1, sizeof(Py_ssize_t))
+        self.first_leaf = <Py_ssize_t *>PyMem_Calloc(self.n_groups + 1, sizeof(Py_ssize_t))
+        if not (self.leaves and self.watches and self.shapes and self.first_leaf):
             raise MemoryError
         self.all.leaves, self.all.n_leaves = self.leaves, self.n_leaves
+        n_axes = 0
         for i in range(self.n_leaves):
             f = &self.leaves[i]
             h = &self.watches[i]
-            f.real = check_parameter(self.arrays[i], self.names[i])
             a = self.arrays[i]
-            h.array = <RawArray *>a
+            f.real = real_of(a)
             f.p = <char *>cnp.PyArray_DATA(a)
             f.n = cnp.PyArray_SIZE(a)
             f.itemsize = cnp.PyArray_ITEMSIZE(a)
             f.reversed = not cnp.PyArray_IS_C_CONTIGUOUS(a)
+            f.group = tree.groups[i]
+            h.array = <RawArray *>a
+            h.type = raw_type(h.array)
+            h.dims = raw_shape(h.array)
+            h.ndim = cnp.PyArray_NDIM(a)
+            h.shape = self.shapes + n_axes
+            memcpy(self.shapes + n_axes, h.dims, h.ndim * sizeof(Py_ssize_t))
+            n_axes += h.ndim
+            h.needed = cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_WRITEABLE | (cnp.PyArray_FLAGS(a) & CONTIGUOUS)
             h.wanted = cnp.NPY_ARRAY_ALIGNED | (
                 cnp.NPY_ARRAY_F_CONTIGUOUS if f.reversed else cnp.NPY_ARRAY_C_CONTIGUOUS)
             if zero_gradients:
                 h.wanted |= cnp.NPY_ARRAY_WRITEABLE
-            f.group = tree.groups[i]
             self.first_leaf[f.group + 1] += 1
         for i in range(self.n_groups):
             self.first_leaf[i + 1] += self.first_leaf[i]
@@ -111,22 +162,26 @@ cdef class Leaves:
         self.check_overlaps()
 
     def __dealloc__(self):
-        free(self.leaves)
-        free(self.watches)
-        free(self.by_address)
-        free(self.first_leaf)
+        if self.watches != NULL:
+            self.let_go()
+        PyMem_Free(self.leaves)
+        PyMem_Free(self.watches)
+        PyMem_Free(self.shapes)
+        PyMem_Free(self.first_leaf)
+        PyMem_Free(self.extents)
+
+    cdef list own_memory(self):
+        """(array, leaf, slot) of all that is the optimizer's own; here the parameters, slot -1."""
+        cdef Py_ssize_t i
+        return [(self.arrays[i], i, -1) for i in range(self.n_leaves)]
 
     cdef int check_overlaps(self) except -1:
-        """Raise if two parameters share memory; sort them by address for later look-ups."""
+        """Raise if two parameters share memory."""
         cdef Py_ssize_t i, j, k
-        order = sorted((<uintptr_t>self.leaves[i].p, i) for i in range(self.n_leaves) if self.leaves[i].n > 0)
-        for k in range(len(order)):
-            self.by_address[k] = order[k][1]
-        self.n_by_address = len(order)
-        for k in range(1, self.n_by_address):
-            i, j = self.by_address[k - 1], self.by_address[k]
-            if self.leaves[i].p + self.leaves[i].n * self.leaves[i].itemsize > self.leaves[j].p:
-                i, j = min(i, j), max(i, j)
+        self.extents = sorted_extents(self.own_memory(), &self.n_extents)
+        for k in range(1, self.n_extents):
+            if self.extents[k - 1].end > self.extents[k].begin:
+                i, j = sorted((self.extents[k - 1].leaf, self.extents[k].leaf))
                 if self.arrays[i] is self.arrays[j]:
                     raise ValueError(f"{self.names[j]} is the same array as {self.names[i]}: "
                                      "each parameter must appear once")
@@ -134,37 +189,42 @@ cdef class Leaves:
                                  "each parameter must have memory of its own")
         return 0
 
-    # -- state --
+    # -- the gradients of a step --
+
     cdef int take(self, object grads) except -1:
         """Take in one gradient a leaf, None to leave it out."""
         cdef Py_ssize_t i, n_active = 0
-        cdef PyObject *x
+        cdef object x
         cdef Leaf *f
         cdef Watch *h
         cdef object leaves = grads
         cdef bint one = self.single and not isinstance(grads, (list, tuple, dict))
+        self.stale = False
         if not one and not (self.flat and type(grads) in (list, tuple) and len(grads) == self.n_leaves):
             leaves = []
-            if not take_apart(grads, self.structure, leaves):
-                leaves = self.tree.take_apart(grads)  # which raises, and says where
+            try:
+                if not take_apart(grads, self.structure, leaves):
+                    leaves = self.tree.take_apart(grads)  # which raises, and says where
+            except IndexError:
+                raise RuntimeError("grads changed while it was read") from None
         for i in range(self.n_leaves):
             if one:
-                x = <PyObject *>grads
+                x = grads
             elif type(leaves) is list:
                 if len(<list>leaves) != self.n_leaves:
                     raise RuntimeError("grads changed while it was read")
-                x = <PyObject *>(<list>leaves)[i]
+                x = (<list>leaves)[i]
             else:
-                x = <PyObject *>(<tuple>leaves)[i]
+                x = (<tuple>leaves)[i]
             f = &self.leaves[i]
             h = &self.watches[i]
-            if familiar(f, h, x):
-                h.held = x
-                Py_INCREF(<object>x)
+            if familiar(f, h, <PyObject *>x):
+                h.held = <PyObject *>x
+                Py_INCREF(x)
                 if f.g != h.cleared or f.order != NULL or not f.active:
                     f.g, f.order, f.active = h.cleared, NULL, True
             else:
-                self.take_leaf(i, <object>x)
+                self.take_leaf(i, x)
                 if not f.active:
                     self.complete = False
             n_active += f.active
@@ -179,7 +239,7 @@ cdef class Leaves:
         """Check one gradient, and take it in."""
         cdef Leaf *f = &self.leaves[i]
         cdef Watch *h = &self.watches[i]
-        cdef cnp.ndarray a, p
+        cdef cnp.ndarray a
         f.active = False
         f.order = NULL
         if x is None:
@@ -188,27 +248,40 @@ cdef class Leaves:
             if isinstance(x, (list, tuple, dict)):
                 raise ValueError(f"{self.gradient_names[i]} is {described_tree(x)}: wanted one array")
             x = viewed(x, self.gradient_names[i])
-        a, p = x, self.arrays[i]
+            self.stale = True
+        a = x
         if real_of(a) != f.real:
             swapped = "" if cnp.PyArray_ISNOTSWAPPED(a) else "byte-swapped "
             raise TypeError(f"{self.gradient_names[i]} has {swapped}dtype {a.dtype.str if swapped else a.dtype}: "
-                            f"wanted {p.dtype}, as {self.names[i]} has")
-        if not same_shape(<RawArray *>a, <RawArray *>p):
-            raise ValueError(f"{self.gradient_names[i]} has shape {shown(a)}: "
-                             f"wanted {shown(p)}, as {self.names[i]} has")
+                            f"wanted {self.arrays[i].dtype}, as {self.names[i]} has")
         self.check_unmoved(i)
+        if not same_shape(<RawArray *>a, h.ndim, h.shape):
+            raise ValueError(f"{self.gradient_names[i]} has shape {shown(a)}: "
+                             f"wanted {shown(self.arrays[i])}, as {self.names[i]} has")
         if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(a):
             raise ValueError(f"{self.gradient_names[i]} is read-only: zero_grads=True cannot zero it")
-        f.g = <const char *>cnp.PyArray_DATA(a)
         if (cnp.PyArray_FLAGS(a) & h.wanted) != h.wanted:
+            a = a.view()  # one of our own: without the GIL, who set the other's shape could make us read elsewhere
+            self.check_apart(i, a)
             f.order = <RawArray *>a
+        elif <const char *>cnp.PyArray_DATA(a) != h.cleared:
             self.check_apart(i, a)
-        elif f.g != h.cleared:
-            self.check_apart(i, a)
-            h.cleared = f.g
+            h.cleared = <const char *>cnp.PyArray_DATA(a)
+        f.g = <const char *>cnp.PyArray_DATA(a)
         h.held = <PyObject *>a
         Py_INCREF(a)
         f.active = True
+        return 0
+
+    cdef int look_again(self) except -1:
+        """Raise if Python code has moved what was looked at before."""
+        cdef Py_ssize_t i
+        for i in range(self.n_leaves):
+            self.check_unmoved(i)
+            if self.watches[i].held != NULL and (
+                    raw_data(<const RawArray *>self.watches[i].held) != self.leaves[i].g):
+                raise RuntimeError(f"{self.gradient_names[i]} changed while gradients were read")
+        self.stale = False
         return 0
 
     def check_parameters(self):
@@ -218,37 +291,51 @@ cdef class Leaves:
             self.check_unmoved(i)
 
     cdef int check_unmoved(self, Py_ssize_t i) except -1:
+        """Raise if a parameter is not as it was: moved, read-only, or of another shape, type or order."""
         cdef Leaf *f = &self.leaves[i]
+        cdef Watch *h = &self.watches[i]
         cdef cnp.ndarray p = self.arrays[i]
-        if raw_data(self.watches[i].array) != f.p or cnp.PyArray_SIZE(p) != f.n or not cnp.PyArray_ISWRITEABLE(p):
-            check_parameter(p, self.names[i])
+        if unmoved(f, h):
+            return 0
+        if check_parameter(p, self.names[i]) != f.real:
+            raise ValueError(f"{self.names[i]} was given another dtype, {p.dtype}: make another optimizer for it")
+        if <char *>cnp.PyArray_DATA(p) != f.p:
             raise ValueError(f"{self.names[i]} is not the memory it was: call bind(params)")
+        if not same_shape(h.array, h.ndim, h.shape):
+            was = tuple([h.shape[axis] for axis in range(h.ndim)])
+            raise ValueError(f"{self.names[i]} was given another shape, {shown(p)}: wanted {was}, as it had")
+        if (cnp.PyArray_FLAGS(p) & h.needed) != h.needed:
+            raise ValueError(f"{self.names[i]} was given other strides, {(<object>p).strides}: wanted those that it had")
+        h.type, h.dims = raw_type(h.array), raw_shape(h.array)
         return 0
 
     cdef int check_apart(self, Py_ssize_t i, cnp.ndarray a) except -1:
-        """Raise if a gradient overlaps a parameter."""
+        """Raise if a gradient overlaps a parameter or state."""
         cdef uintptr_t begin, end
-        cdef Py_ssize_t low = 0, high = self.n_by_address, middle
-        cdef Leaf *f
+        cdef Py_ssize_t low = 0, high = self.n_extents, middle
+        cdef Extent *e
         extent(a, &begin, &end)
         if begin == end:
             return 0
-        while low < high:  # the first parameter that ends after the gradient begins
+        while low < high:  # the first that ends after the gradient begins
             middle = (low + high) // 2
-            f = &self.leaves[self.by_address[middle]]
-            if <uintptr_t>f.p + f.n * f.itemsize > begin:
+            if self.extents[middle].end > begin:
                 high = middle
             else:
                 low = middle + 1
-        while low < self.n_by_address:
-            f = &self.leaves[self.by_address[low]]
-            if <uintptr_t>f.p >= end:
-                break
-            if np.shares_memory(a, self.arrays[self.by_address[low]]):
-                raise ValueError(f"{self.gradient_names[i]} overlaps the memory of "
-                                 f"{self.names[self.by_address[low]]}: it would change while it is read")
+        while low < self.n_extents and self.extents[low].begin < end:
+            e = &self.extents[low]
+            others = self.memory_of(e.leaf, e.slot)
+            if overlap(a, others):
+                what = "the memory of" if e.slot < 0 else "the optimizer's state of"
+                raise ValueError(f"{self.gradient_names[i]} overlaps {what} {self.names[e.leaf]}: "
+                                 "it would change while it is read")
             low += 1
         return 0
+
+    def memory_of(self, Py_ssize_t leaf, int slot):
+        """The array that an extent is of."""
+        return self.arrays[leaf]
 
     cdef int check_gradient_overlaps(self) except -1:
         """Raise if two gradients share memory: the first update would zero the other's."""
@@ -264,23 +351,41 @@ cdef class Leaves:
         for begin, end, i in extents:
             reaching = [(reach, j) for reach, j in reaching if reach > begin]
             for _, j in reaching:
-                if np.shares_memory(<object>self.watches[i].held, <object>self.watches[<Py_ssize_t>j].held):
+                if overlap(<object>self.watches[i].held, <object>self.watches[<Py_ssize_t>j].held):
                     first, second = sorted((i, j))
                     raise ValueError(f"{self.gradient_names[second]} overlaps the memory of "
                                      f"{self.gradient_names[first]}: zero_grads=True needs gradients apart")
             reaching.append((end, i))
         return 0
 
-    cdef void release(self, bint counted) noexcept:
-        """Let go of the step's gradients, and count the updates if they took place."""
+    cdef bint end_step(self, bint counted) noexcept:
+        """Count the update of each leaf that has a gradient, if there was one, and let go of the gradients.
+
+        True if some are left for `let_go`: nobody else holds them, and to end them may run Python code.
+        """
         cdef Py_ssize_t i
         cdef PyObject *held
+        cdef bint others = False
         for i in range(self.n_leaves):
             held = self.watches[i].held
             if held != NULL:
                 self.watches[i].count += counted
-                self.watches[i].held = NULL
-                Py_XDECREF(held)
+                self.watches[i].fresh &= not counted
+                if Py_REFCNT(<object>held) > 1:
+                    self.watches[i].held = NULL
+                    Py_DECREF(<object>held)
+                else:
+                    others = True
+        return others
+
+    cdef void let_go(self) noexcept:
+        """Let go of the step's gradients."""
+        cdef Py_ssize_t i
+        cdef PyObject *held
+        for i in range(self.n_leaves):
+            held = self.watches[i].held
+            self.watches[i].held = NULL
+            Py_XDECREF(held)
 
     def gradient(self, Py_ssize_t leaf):
         """Return the array that is a leaf's gradient in this step, or None."""

@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -8,29 +8,51 @@ from ..tree import Tree
 from .coefficients import Terms
 from .lock import Lock
 
+Array = npt.NDArray[Any]
+
 class Plan:
-    arrays: list[npt.NDArray[Any]]
+    arrays: list[Array]
     names: list[str]
     gradient_names: list[str]
-    states: list[dict[str, npt.NDArray[Any]]]
+    states: list[dict[str, Array]]
     slots: tuple[str, ...]
     terms: list[Terms]
+    tree: Tree
     largest: float
     smallest: float
     counts: list[int]
+    fresh: list[bool]
     away: str | None
+    remedy: str
     steps: int
     skipped: int
-    streak: int
+    back_to_back: bool
     def __init__(
-        self, tree: Tree, zero_gradients: bool, slots: tuple[str, ...], lock: Lock, screened: bool
+        self,
+        tree: Tree,
+        zero_gradients: bool,
+        slots: tuple[str, ...],
+        lock: Lock,
+        screened: bool,
+        looks_ahead: bool,
     ) -> None: ...
     def step(self, owner: Optimizer, grads: Any, loss_scale: float | None, by_reference: bool) -> bool: ...
     def settle(self, owner: Optimizer) -> None: ...
     def check_parameters(self) -> None: ...
-    def allocate(self, group: int, slots: tuple[str, ...]) -> None: ...
-    def apply(self, rule: str, scalars: Sequence[tuple[float, ...]]) -> None: ...
+    def check_ready(self, but: str = "") -> None: ...
+    def tear(self) -> None: ...
+    def mend(self) -> None: ...
     def gradient(self, leaf: int) -> Any: ...
     def coefficients(self, leaf: int) -> tuple[float, float, dict[str, float]]: ...
     def sum_squares(self, scale: float) -> float: ...
     def find_nonfinite(self) -> tuple[int, tuple[int, ...]] | None: ...
+    def replace(
+        self,
+        slots: Sequence[tuple[str, ...]],
+        params: Sequence[Array] | None,
+        states: Sequence[Mapping[str, Array]],
+        counts: Sequence[int],
+        fresh: Sequence[bool],
+        steps: int,
+        skipped: int,
+    ) -> None: ...

@@ -1,22 +1,55 @@
-"""The acts of a step, over the memory of one optimizer."""
+"""The five acts of a step, over the memory of one optimizer: begin, take, look, fold and update, end.
+
+1. `begin`: groups that changed are checked, and this step's learning rates are asked for.
+2. `take`, of `Leaves`: gradients are taken apart and checked.
+3. `look`: what must be known of all gradients first: their norm, Inf or NaN. The step may be skipped here.
+4. `fold` makes coefficients, and takes all the memory there is to take; then `update` changes parameters and state,
+5. and ends the step: updates are counted, gradients are let go.
+
+Nothing is written before `update`; and there, nothing fails and no Python code runs.
+"""
 
 cimport cython
-from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcpy
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from .coefficients cimport Terms
-from .kernels cimport FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
-from .sweep cimport (
-    CHUNK_ELEMENTS, ELEMENTS_PER_WORKER, FIND_NONFINITE, SUM_SQUARES, UPDATE, UPDATE_AND_ZERO, Leaf, chunks_of,
-    in_order)
+from .chunks cimport (
+    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Leaf, Sweep, chunks_of, in_order)
+from .coefficients cimport place_of
+from .kernels cimport FO_REALS, fo_rule, names_of, variant
+from .leaves cimport Watch
+from .lock cimport enter_gate, generation, leave_gate
+from .sweep cimport BREAK_EVEN
 
 import numpy as np
 
+from ..interrupts import held
 from .kernels import DECAY_KINDS
 
 cnp.import_array()
+
+cdef str UNLOOKED = ("this optimizer takes its gradients at the looked-ahead point: compute them inside "
+                     "`with opt.lookahead():`, and call step(grads) after the block; each step needs a block of its own")
+cdef str TORN = ("the optimizer is torn, since writing to it failed half way: load a checkpoint or a state_dict, "
+                 "which mends it")
+cdef str FORKED = ("this process was forked in the middle of a step of this optimizer: call bind(params), or load a "
+                   "checkpoint")
+
+cdef struct Move:
+    # A block of memory to be filled.
+    char *to
+    const char *source       # NULL: with zeros
+    Py_ssize_t nbytes
+
+
+@cython.final
+cdef class Change:
+    """Groups on new terms, with the state they need: all that can fail has been done."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.bindings)
 
 
 @cython.final
@@ -31,26 +64,207 @@ cdef class Plan(State):
         Held during each step.
     screened : bool
         Whether a step must ask its owner about the gradients before it writes.
+    looks_ahead : bool
+        Whether each step needs a `LookAhead` before it.
     """
 
-    def __cinit__(self, object tree, bint zero_gradients, tuple slots, Lock lock, bint screened):
+    def __cinit__(self, object tree, bint zero_gradients, tuple slots, Lock lock, bint screened, bint looks_ahead):
         self.variant = variant
         self.lock, self.screened = lock, screened
+        self.looks_ahead = self.unlooked = looks_ahead
+        self.generation = generation
+        self.remedy = ""
         self.terms = [None] * self.n_groups
-        self.bindings = <Binding *>calloc(self.n_groups + 1, sizeof(Binding))
-        if not self.bindings:
+        self.bindings = <Binding *>PyMem_Calloc(self.n_groups, sizeof(Binding))
+        self.rates = <double *>PyMem_Calloc(self.n_groups, sizeof(double))
+        if not (self.bindings and self.rates):
             raise MemoryError
 
     def __dealloc__(self):
-        free(self.bindings)
-        free(self.coefs)
+        PyMem_Free(self.bindings)
+        PyMem_Free(self.rates)
+        PyMem_Free(self.coefs)
 
     @property
-    def streak(self):
-        """Steps back to back of late."""
-        return self.sweeper.streak
+    def back_to_back(self):
+        """Whether steps follow each other with no other work between them."""
+        return bool(self.sweeper.back_to_back)
 
-    # -- rules and coefficients --
+    # -- the step --
+
+    def step(self, object owner, object grads, object loss_scale, bint by_reference):
+        """Update all parameters by their gradients; False if the owner had the step skipped.
+
+        The owner, an `Optimizer`, is asked: ``_check_group`` where a live group changed, and ``_slots_of`` what state
+        it needs then; ``_unscaling`` and ``_screened`` what the gradients are to be multiplied by; and
+        ``_update_by_reference`` to do the arithmetic in its own way.
+        """
+        cdef int forks = generation
+        cdef bint done = False, left = False
+        self.lock.acquire()
+        try:
+            changes = self.begin(owner, loss_scale)
+            try:
+                self.take(grads)
+                if self.screened and not self.look(owner):
+                    return False
+                change = self.fold(owner, changes)
+                if self.stale:
+                    self.look_again()
+                if forks != generation:
+                    self.notice_fork()
+                if by_reference:
+                    left = self.update_by_reference(owner, change)
+                else:
+                    left = self.update(change)
+                done = True
+            finally:
+                if not done:
+                    left = self.end_step(False)
+                if left:
+                    self.let_go()
+        finally:
+            self.lock.release()
+        return True
+
+    cdef list begin(self, object owner, object loss_scale):
+        """Act 1: refuse the step if it must be; what changed in the groups, see `changed`; learning rates and factor."""
+        cdef int group
+        cdef list terms, changes
+        if self.generation != generation:
+            self.notice_fork()
+        if self.away is not None:
+            raise RuntimeError(self.away)
+        if self.unlooked:
+            raise RuntimeError(UNLOOKED)
+        if self.all.traffic >= BREAK_EVEN:
+            self.sweeper.keep_pace()
+        changes = self.changed(owner)
+        terms = self.terms if changes is None else self.terms_after(changes)
+        for group in range(self.n_groups):
+            self.rates[group] = (<Terms>terms[group]).rate(self.steps)
+        self.scale = 1.0 if loss_scale is None else owner._unscaling(loss_scale)
+        return changes
+
+    cdef bint look(self, object owner) except -1:
+        """Act 3: ask the owner about the gradients; False if the step is to be skipped."""
+        self.stale = True
+        try:
+            screened = owner._screened(self.scale)
+        except FloatingPointError:
+            self.zero_bad_gradients()
+            raise
+        if screened is None:
+            self.zero_bad_gradients()
+            self.skipped += 1
+            return False
+        self.scale = screened
+        return True
+
+    cdef int zero_bad_gradients(self) except -1:
+        """Of a skipped step too: a user who adds to them would never be rid of what is bad in them."""
+        if self.zero_gradients:
+            self.look_again()
+            enter_gate()
+            self.sweep(ZERO_GRADIENTS)
+            leave_gate()
+        return 0
+
+    cdef Change fold(self, object owner, list changes):
+        """Act 4, what can fail of it: state and coefficients."""
+        cdef Change change = None
+        if changes is not None:
+            self.stale = True
+            change = self.prepared(owner, changes)
+            self.set_coefficients(change.terms)
+        else:
+            self.set_coefficients(self.terms)
+        self.sweeper.reserve(&self.all, False)
+        return change
+
+    cdef bint update(self, Change change) noexcept:
+        """Acts 4 and 5: update all active leaves, and count it; True if gradients are left for `let_go`."""
+        cdef bint left
+        enter_gate()
+        if change is not None:
+            self.adopt(change)
+        self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
+        left = self.counted()
+        leave_gate()
+        return left
+
+    cdef bint counted(self) noexcept:
+        """Act 5."""
+        self.steps += 1
+        self.unlooked = self.looks_ahead
+        return self.end_step(True)
+
+    cdef bint update_by_reference(self, object owner, Change change) except -1:
+        """Acts 4 and 5 in Python: signals wait until they are over, and if they fail the optimizer is torn."""
+        cdef bint left
+        with held():
+            self.lock.writing = True
+            try:
+                if change is not None:
+                    self.adopt(change)
+                owner._update_by_reference()
+                if self.zero_gradients:
+                    self.sweep(ZERO_GRADIENTS)
+                left = self.counted()
+            except BaseException:
+                self.tear()
+                raise
+            finally:
+                self.lock.writing = False
+        return left
+
+    cdef void sweep(self, Operation what, double scale=1.0) noexcept:
+        """Carry one operation over all chunks of the active leaves."""
+        cdef Sweep w
+        w.what = what
+        w.all = &self.all
+        w.bindings = self.bindings
+        w.coefs = self.coefs
+        w.scale = scale
+        w.variant = self.variant
+        self.sweeper.sweep(&w)
+
+    # -- why a step may be refused --
+
+    cdef int notice_fork(self) except -1:
+        """In a forked child: let go of what a thread of the parent held; a step that forked must not go on."""
+        self.generation = generation
+        if self.lock.abandoned:
+            if self.lock.torn:
+                self.tear()
+            else:
+                self.away, self.remedy = FORKED, "bind"
+            self.lock.abandoned = self.lock.torn = False
+        if self.away is not None:
+            raise RuntimeError(self.away)
+        if self.end_step(False):
+            self.let_go()
+        return 0
+
+    def tear(self):
+        """Refuse all use until a load has succeeded: what was being written is half old, half new."""
+        self.away, self.remedy = TORN, "load"
+
+    def mend(self):
+        """Be whole again."""
+        self.away, self.remedy = None, ""
+
+    def check_ready(self, str but=""):
+        """Raise if the optimizer must be refused; what would end that, "load" or "bind", is allowed."""
+        if self.generation != generation:
+            try:
+                self.notice_fork()
+            except RuntimeError:
+                pass  # said below
+        if self.away is not None and not (but and but in ("load", self.remedy) and self.remedy):
+            raise RuntimeError(self.away)
+
+    # -- groups, rules and coefficients --
 
     cdef int resolve(self, Binding *b, str name, int kind) except -1:
         """Find a rule's kernels and the slots of its state."""
@@ -85,64 +299,107 @@ cdef class Plan(State):
                 found.append((group, owner._check_group(group)))
         return found
 
-    cdef int adopt(self, object owner, list changes) except -1:
-        """Go on with changed groups on their new terms, and give them the state they need."""
+    cdef list terms_after(self, list changes):
+        """The terms of all groups once these are adopted."""
+        terms = self.terms[:]
+        for group, new in changes:
+            terms[group] = new
+        return terms
+
+    cdef Change prepared(self, object owner, list changes):
+        """Groups on new terms: all that can fail of it."""
+        cdef Change change = Change()
+        change.terms = self.terms_after(changes)
+        change.bindings = <Binding *>PyMem_Calloc(self.n_groups, sizeof(Binding))
+        if change.bindings == NULL:
+            raise MemoryError
+        memcpy(change.bindings, self.bindings, self.n_groups * sizeof(Binding))
+        wanted = []
         for group, terms in changes:
-            self.allocate(group, owner._slots_of(terms.rule))
-            self.resolve(&self.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind])
+            wanted.append((self.first_leaf[<int>group], self.first_leaf[<int>group + 1], owner._slots_of(terms.rule)))
+            self.resolve(&change.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind])
             if self.terms[group] is not None:
                 (<Terms>terms).inherit(self.terms[group])
-            self.terms[group] = terms
+        change.stock = self.stock(wanted)
+        return change
+
+    cdef void adopt(self, Change change) noexcept:
+        """Go on with changed groups on their new terms."""
+        cdef Py_ssize_t i
+        if change.stock is not None:
+            self.install(change.stock)
+        self.terms, change.terms = change.terms, self.terms
+        self.bindings, change.bindings = change.bindings, self.bindings
+        for i in range(self.n_leaves):
+            self.leaves[i].arrays = 2 + self.bindings[self.leaves[i].group].n_state
         self.renumber()
-        return 0
 
     def settle(self, object owner):
         """Take over what changed in the live groups."""
-        self.adopt(owner, self.changed(owner) or [])
+        changes = self.changed(owner)
+        if changes:
+            self.adopt(self.prepared(owner, changes))
 
-    cdef int set_coefficients(self, double scale) except -1:
+    cdef int set_coefficients(self, list terms) except -1:
         """Give every active leaf the coefficients of its group for its number of updates."""
-        cdef int group, first, at
-        cdef int64_t count = -1
+        cdef int group, first
+        cdef int64_t t = 0
+        cdef bint fresh = False
         cdef Py_ssize_t i
-        cdef Terms terms
-        cdef double lr
-        cdef dict found  # different counts among the group's leaves, a coefficient set each: its place
+        cdef const Watch *h
+        cdef Terms own
         self.n_coefs = 0
         for group in range(self.n_groups):
-            terms = self.terms[group]
-            lr = terms.rate(self.steps)
-            first = at = self.n_coefs
-            found = None
+            own = terms[group]
+            first = self.n_coefs
             for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
                 if not self.leaves[i].active:
                     continue
+                h = &self.watches[i]
                 if self.n_coefs == first:
                     self.new_coef()
-                    count = self.watches[i].count
-                elif self.watches[i].count != count:
-                    if found is None:
-                        found = {count: first}
-                    count = self.watches[i].count
-                    if count not in found:
-                        found[count] = self.n_coefs
-                        self.new_coef()
-                    at = found[count]
-                if self.leaves[i].coef != at:
-                    self.leaves[i].coef = at
-            if found is not None:
-                terms.fill(np.array(list(found)) + 1)
-                for at in range(first, self.n_coefs):
-                    terms.fold(&self.coefs[at], at - first, lr, scale)
-            elif self.n_coefs > first:
-                terms.have(count + 1)
-                terms.fold(&self.coefs[first], count + 1 - terms.begin, lr, scale)
+                    t, fresh = h.count + 1, h.fresh and own.wants_fresh
+                elif h.count + 1 != t or (h.fresh and own.wants_fresh) != fresh:
+                    t = -1
+                    break
+                if self.leaves[i].coef != first:
+                    self.leaves[i].coef = first
+            if self.n_coefs == first:
+                continue
+            if t < 0 or fresh:
+                self.n_coefs = first
+                self.set_mixed(group, own)
+            else:
+                if not own.begin <= t < own.end:
+                    self.stale = True
+                    own.have(t)
+                own.fold(&self.coefs[first], own.row(t, False), self.rates[group], self.scale)
+        return 0
+
+    cdef int set_mixed(self, int group, Terms own) except -1:
+        """The same for a group whose leaves differ in their number of updates, or have new state."""
+        cdef int64_t t = 0
+        cdef bint fresh = False
+        cdef Py_ssize_t i
+        cdef list places = []
+        self.stale = True
+        for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
+            if self.leaves[i].active:
+                places.append(place_of(self.watches[i].count + 1, self.watches[i].fresh and own.wants_fresh))
+        own.have_all(places)
+        for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
+            if not self.leaves[i].active:
+                continue
+            if t != self.watches[i].count + 1 or fresh != (self.watches[i].fresh and own.wants_fresh):
+                t, fresh = self.watches[i].count + 1, self.watches[i].fresh and own.wants_fresh
+                own.fold(self.new_coef(), own.row(t, fresh), self.rates[group], self.scale)
+            self.leaves[i].coef = self.n_coefs - 1
         return 0
 
     cdef fo_coef *new_coef(self) except NULL:
         cdef fo_coef *grown
         if self.n_coefs == self.room_coefs:
-            grown = <fo_coef *>realloc(self.coefs, (2 * self.room_coefs + 4) * sizeof(fo_coef))
+            grown = <fo_coef *>PyMem_Realloc(self.coefs, (2 * self.room_coefs + 4) * sizeof(fo_coef))
             if grown == NULL:
                 raise MemoryError
             self.coefs = grown
@@ -153,98 +410,17 @@ cdef class Plan(State):
     def coefficients(self, Py_ssize_t leaf):
         """Return a leaf's gradient factor, decay and scalars by name in this step."""
         cdef fo_coef *c = &self.coefs[self.leaves[leaf].coef]
-        cdef Terms terms = self.terms[self.leaves[leaf].group]
-        return c.scale, c.decay, {name: c.c[i] for i, name in enumerate(terms.names)}
+        cdef Terms own = self.terms[self.leaves[leaf].group]
+        return c.scale, c.decay, {name: c.c[i] for i, name in enumerate(own.names)}
 
-    # -- the step --
-
-    def step(self, object owner, object grads, object loss_scale, bint by_reference):
-        """Update all parameters by their gradients; False if the owner had the step skipped.
-
-        The owner, an `Optimizer`, is asked: ``_check_group`` where a live group changed, and ``_slots_of`` what state
-        it needs then; ``_unscaling`` and ``_screened`` what the gradients are to be multiplied by; and
-        ``_update_by_reference`` to do the arithmetic in its own way.
-        """
-        cdef double scale
-        cdef bint done = False
-        self.lock.acquire()
-        try:
-            if self.away is not None:
-                raise RuntimeError(self.away)
-            if self.all.elements >= 2 * ELEMENTS_PER_WORKER:
-                self.sweeper.keep_pace()
-            changes = self.changed(owner)
-            scale = 1.0 if loss_scale is None else owner._unscaling(loss_scale)
-            try:
-                self.take(grads)
-                if self.screened:
-                    screened = owner._screened(scale)
-                    if screened is None:
-                        self.skipped += 1
-                        return False
-                    scale = screened
-                if changes:
-                    self.adopt(owner, changes)
-                self.set_coefficients(scale)
-                if by_reference:
-                    owner._update_by_reference()
-                else:
-                    self.update()
-                done = True
-            finally:
-                self.release(done)
-                self.steps += done
-        finally:
-            self.lock.release()
-        return True
-
-    # -- sweeps --
-
-    cdef int update(self) except -1:
-        """Update all active leaves."""
-        cdef Py_ssize_t i
-        self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
-        if self.zero_gradients:
-            for i in range(self.n_leaves):
-                if self.leaves[i].active and self.leaves[i].order != NULL:
-                    (<object>self.watches[i].held)[...] = 0
-        return 0
-
-    def apply(self, str rule, list scalars):
-        """Run a rule that reads no gradient on every leaf; scalars holds a tuple a group."""
-        cdef Py_ssize_t i
-        cdef int group
-        cdef fo_coef *c
-        cdef Leaf *f
-        cdef Binding *kept = self.bindings
-        self.check_parameters()
-        cdef Binding *b = <Binding *>calloc(self.n_groups + 1, sizeof(Binding))
-        if b == NULL:
-            raise MemoryError
-        try:
-            self.n_coefs = 0
-            for group in range(self.n_groups):
-                self.resolve(&b[group], rule, FO_NO_DECAY)
-                c = self.new_coef()
-                c.scale, c.decay = 1.0, 0.0
-                for i, value in enumerate(scalars[group]):
-                    c.c[i] = value
-            for i in range(self.n_leaves):
-                f = &self.leaves[i]
-                f.active, f.order, f.g, f.coef = True, NULL, f.p, f.group
-            self.renumber()
-            self.bindings = b
-            self.sweeper.keep_pace()  # the next step comes right after this, whatever else there is between steps
-            self.sweep(UPDATE, False)
-        finally:
-            self.bindings = kept
-            free(b)
+    # -- sums over gradients --
 
     def sum_squares(self, double scale):
         """Return the sum of the squares of all active gradients, each first multiplied by scale."""
         cdef Py_ssize_t i
         cdef double sum = 0
-        self.sweep(SUM_SQUARES, True, scale)
+        self.sweeper.reserve(&self.all, True)
+        self.sweep(SUM_SQUARES, scale)
         for i in range(self.all.chunks):
             sum += self.sweeper.partial[i]
         return sum
@@ -254,6 +430,7 @@ cdef class Plan(State):
         cdef Py_ssize_t i, chunk, start
         cdef cnp.ndarray values
         cdef Leaf *f
+        self.sweeper.reserve(&self.all, True)
         self.sweep(FIND_NONFINITE)
         for i in range(self.n_leaves):
             f = &self.leaves[i]
@@ -273,15 +450,64 @@ cdef class Plan(State):
                 return i, tuple(int(k) for k in index)
         return None
 
-    cdef int sweep(self, Operation what, bint learns=True, double scale=1.0) except -1:
-        """Carry one operation over all chunks of the active leaves."""
-        cdef Sweep w
-        w.what = what
-        w.all = &self.all
-        w.bindings = self.bindings
-        w.coefs = self.coefs
-        w.scale = scale
-        w.slot = 0
-        w.variant = self.variant
-        self.sweeper.sweep(&w, learns)
-        return 0
+    # -- snapshots --
+
+    def replace(self, list slots, list params, list states, list counts, list fresh, int64_t steps, int64_t skipped):
+        """Take over a snapshot, in one piece: whatever can fail fails before anything has changed.
+
+        Parameters
+        ----------
+        slots : list
+            Of each group, the slots that its leaves are to have.
+        params : list of array, or None
+            What the parameters become; None leaves them.
+        states : list of dict
+            Of each leaf, what its state becomes, by slot; what is not there becomes 0. These and `params` have the
+            types and shapes that are wanted, and share no memory with what they replace.
+        counts, fresh, steps, skipped
+            What these become.
+        """
+        cdef Py_ssize_t i, n = 0
+        cdef Stock stock = self.stock([
+            (self.first_leaf[group], self.first_leaf[group + 1], slots[group]) for group in range(self.n_groups)])
+        cdef Move *moves = NULL
+        cdef int64_t *numbers = NULL
+        cdef cnp.ndarray to
+        pairs = []
+        for i, arrays in enumerate(self.states if stock is None else stock.states):
+            pairs += [(array, states[i].get(slot)) for slot, array in arrays.items()]
+        if params is not None:
+            self.check_parameters()
+            pairs += zip(self.arrays, params)
+        sources = [None if source is None else np.asarray(source, order="C" if array.flags.c_contiguous else "F")
+                   for array, source in pairs]
+        try:
+            moves = <Move *>PyMem_Calloc(len(pairs) + 1, sizeof(Move))
+            numbers = <int64_t *>PyMem_Calloc(2 * self.n_leaves + 1, sizeof(int64_t))
+            if not (moves and numbers):
+                raise MemoryError
+            for i in range(self.n_leaves):
+                numbers[2 * i], numbers[2 * i + 1] = counts[i], fresh[i]
+            for (array, _), source in zip(pairs, sources):
+                to = array
+                moves[n].to, moves[n].nbytes = <char *>cnp.PyArray_DATA(to), cnp.PyArray_NBYTES(to)
+                moves[n].source = NULL if source is None else <char *>cnp.PyArray_DATA(<cnp.ndarray>source)
+                n += 1
+            enter_gate()
+            if stock is not None:
+                self.install(stock)
+            with nogil:
+                for i in range(n):
+                    if moves[i].source == NULL:
+                        memset(moves[i].to, 0, moves[i].nbytes)
+                    else:
+                        memcpy(moves[i].to, moves[i].source, moves[i].nbytes)
+            for i in range(self.n_leaves):
+                self.watches[i].count, self.watches[i].fresh = numbers[2 * i], numbers[2 * i + 1]
+            self.steps, self.skipped = steps, skipped
+            self.away, self.remedy, self.unlooked = None, "", self.looks_ahead
+            self.complete = False
+            leave_gate()
+        finally:
+            PyMem_Free(moves)
+            PyMem_Free(numbers)

@@ -1,9 +1,21 @@
 """What a leaf has besides its parameter, for the rooms that build on it."""
 
-from .leaves cimport Leaves
+from .chunks cimport Layout, Sweep
+from .leaves cimport Extent, Leaves
 from .sweep cimport Sweeper
+
+cdef class Stock:
+    # State for slots that leaves lack, ready to be installed.
+    cdef list states             # of each leaf as it will be, its arrays by slot
+    cdef Layout new              # the new arrays, as leaves of their own
+    cdef list places             # (leaf, slot) of each
+    cdef Extent *extents         # of all memory as it will be
+    cdef Py_ssize_t n_extents
 
 cdef class State(Leaves):
     cdef readonly tuple slots
-    cdef readonly list states       # of each leaf, its arrays by slot
+    cdef readonly list states    # of each leaf, its arrays by slot
     cdef Sweeper sweeper
+
+    cdef Stock stock(self, list wanted)
+    cdef void install(self, Stock stock) noexcept

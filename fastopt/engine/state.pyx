@@ -1,10 +1,13 @@
 """Slots, counts, allocator: what does a leaf have besides its parameter?"""
 
-cimport numpy as cnp
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport int64_t, uintptr_t
 
+cimport numpy as cnp
+
 from .arrays cimport ALIGN_FROM, LINE, shown
-from .sweep cimport ZERO_STATE, Sweep
+from .chunks cimport ZERO_STATE, Leaf, lay_out
+from .leaves cimport sorted_extents
 
 import numpy as np
 
@@ -24,6 +27,14 @@ def empty_like(cnp.ndarray a):
         shown(a), order="C" if cnp.PyArray_IS_C_CONTIGUOUS(a) else "F")
 
 
+cdef class Stock:
+    """State for slots that leaves lack: all memory that takes, so that installing it cannot fail."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.new.leaves)
+        PyMem_Free(self.extents)
+
+
 cdef class State(Leaves):
     """The parameters of one optimizer with their state.
 
@@ -41,41 +52,66 @@ cdef class State(Leaves):
         self.states = [{} for _ in self.arrays]
         self.sweeper = Sweeper()
 
-    def allocate(self, int group, tuple slots):
-        """Give every leaf of a group the state arrays it lacks, filled with zeros where they will be updated."""
+    def memory_of(self, Py_ssize_t leaf, int slot):
+        """The array that an extent is of."""
+        return self.arrays[leaf] if slot < 0 else self.states[leaf][self.slots[slot]]
+
+    cdef Stock stock(self, list wanted):
+        """Take the memory for state that leaves lack; `wanted` has (first leaf, leaf after the last, slots)."""
+        cdef Stock stock = Stock()
         cdef Py_ssize_t i
-        cdef Py_ssize_t begin = self.first_leaf[group], end = self.first_leaf[group + 1]
-        cdef int slot
+        cdef Leaf *f
+        cdef cnp.ndarray a
+        stock.states, stock.places = self.states[:], []
+        memory = []
+        for begin, end, slots in wanted:
+            for name in slots:  # all leaves of a slot, then the next, as updates go through them
+                slot = self.slots.index(name)
+                for i in range(begin, end):
+                    if name not in self.states[i]:
+                        made = empty_like(self.arrays[i])
+                        stock.states[i] = {**stock.states[i], name: made}
+                        stock.places.append((i, slot))
+                        memory.append((made, i, slot))
+        if not memory:
+            return None
+        stock.new.n_leaves = len(memory)
+        stock.new.leaves = <Leaf *>PyMem_Calloc(len(memory) + 1, sizeof(Leaf))
+        if stock.new.leaves == NULL:
+            raise MemoryError
+        for i in range(stock.new.n_leaves):
+            f = &stock.new.leaves[i]
+            a = memory[i][0]
+            f.p, f.n, f.itemsize = <char *>cnp.PyArray_DATA(a), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a)
+            f.active, f.arrays = True, 1
+        lay_out(&stock.new)
+        memory += self.own_memory()
+        for i, arrays in enumerate(self.states):
+            memory += [(array, i, self.slots.index(name)) for name, array in arrays.items()]
+        stock.extents = sorted_extents(memory, &stock.n_extents)
+        self.sweeper.reserve(&stock.new, False)
+        return stock
+
+    cdef void install(self, Stock stock) noexcept:
+        """Give leaves the state that was taken for them, filled with zeros where it will be updated."""
+        cdef Py_ssize_t i, leaf
         cdef Sweep w
-        made = {(name, i): empty_like(self.arrays[i]) for name in slots for i in range(begin, end)
-                if name not in self.states[i]}
-        # All memory is there: from here on nothing fails.
-        for name in slots:
-            slot = self.slots.index(name)
-            for i in range(self.n_leaves):
-                self.leaves[i].active = False
-            for i in range(begin, end):
-                if (name, i) in made:
-                    self.states[i][name] = made[name, i]
-                    self.leaves[i].s[slot] = <char *>cnp.PyArray_DATA(made[name, i])
-                    self.leaves[i].active = True
-            self.renumber()
-            w.what, w.all, w.slot = ZERO_STATE, &self.all, slot
-            self.sweeper.sweep(&w, True)
-        for i in range(self.n_leaves):  # as the step has them, if we are in one
-            self.leaves[i].active = self.watches[i].held != NULL
-        self.renumber()
+        w.what, w.all = ZERO_STATE, &stock.new
+        self.sweeper.sweep(&w)
+        for i in range(stock.new.n_leaves):
+            leaf = stock.places[i][0]
+            self.leaves[leaf].s[<int>stock.places[i][1]] = stock.new.leaves[i].p
+            self.watches[leaf].fresh = True
+        self.states, stock.states = stock.states, self.states
+        self.extents, stock.extents = stock.extents, self.extents
+        self.n_extents = stock.n_extents
 
     @property
     def counts(self):
         """Updates that each parameter has had."""
         return [self.watches[i].count for i in range(self.n_leaves)]
 
-    @counts.setter
-    def counts(self, list values):
-        cdef Py_ssize_t i
-        cdef int64_t count
-        for i in range(self.n_leaves):
-            count = values[i]
-            self.watches[i].count = count
-        self.complete = False
+    @property
+    def fresh(self):
+        """Whether the state of each parameter is new: no update has used it."""
+        return [self.watches[i].fresh != 0 for i in range(self.n_leaves)]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from .. import hyper
+from ..engine.lookahead import LookAhead
 from ..optimizer import Array, Hyper, Optimizer, Options, Scalars, Steps
 
 if TYPE_CHECKING:
@@ -124,11 +122,11 @@ class SGD(Optimizer):
         return "nesterov" if h["nesterov"] else "momentum" if h["momentum"] else "sgd"
 
     @classmethod
-    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
-        """In the first step m is 0 and the gradient is not damped."""
+    def scalars(cls, h: Hyper, t: Steps, fresh: bool = False) -> tuple[Scalars, Scalars]:
+        """While m is new it is 0, and the gradient that fills it is not damped."""
         if not h["momentum"]:
             return {"alpha": 1.0}, {}
-        tau = np.where(t == 1, 1.0, 1.0 - h["dampening"])
+        tau = 1.0 if fresh else 1.0 - h["dampening"]
         if h["lr_in_momentum"]:
             return {"tau": tau}, {"eta": h["momentum"], "alpha": 1.0}
         return {"alpha": 1.0}, {"eta": h["momentum"], "tau": tau}
@@ -153,6 +151,7 @@ class NAG(Optimizer):
         w &\leftarrow w - m
 
     Inside ``with opt.lookahead():`` the parameters hold :math:`w - \eta m`; after it they hold exactly their old bits.
+    Each step needs such a block before it.
 
     Parameters
     ----------
@@ -194,6 +193,7 @@ class NAG(Optimizer):
     array([0.56])
     """
 
+    looks_ahead = True
     slots: ClassVar[Mapping[str, str]] = {"m": "momentum_buffer", "saved": "lookahead_saved"}
     checks: ClassVar[Mapping[str, hyper.Check]] = {"momentum": hyper.proportion}
 
@@ -233,23 +233,16 @@ class NAG(Optimizer):
 
     reference = staticmethod(SGD.reference)
 
-    @contextmanager
-    def lookahead(self) -> Iterator[None]:
+    def lookahead(self) -> LookAhead:
         """Hold the looked-ahead parameters inside a ``with`` block, and restore their old bits after it.
+
+        Returns
+        -------
+        context manager
 
         Raises
         ------
         RuntimeError
-            If the optimizer is looking ahead already, or not bound.
+            When it is entered, if the optimizer is looking ahead already, or torn.
         """
-        with self._lock:
-            plan = self._ready()
-            plan.settle(self)
-            plan.apply("lookahead", [(terms.values["momentum"],) for terms in plan.terms])
-            plan.away = "the optimizer is looking ahead: leave the `with opt.lookahead():` block first"
-        try:
-            yield
-        finally:
-            with self._lock:
-                plan.apply("restore", [()] * len(plan.terms))
-                plan.away = None
+        return LookAhead(self._bound(), self, "lookahead", "restore", lambda h: (h["momentum"],))

@@ -1,0 +1,77 @@
+"""Leaves laid end to end, an operation over them, and one stretch of it."""
+
+from .arrays cimport RawArray
+from .kernels cimport FO_MAX_STATE, FO_REALS, fo_coef, fo_kernel, fo_variant
+
+cdef enum:
+    CHUNK_ELEMENTS = 4096
+
+cdef struct Leaf:
+    # What a sweep must know of a parameter. All threads read it, so a step writes only what has changed: each line
+    # written must be fetched by one core from the other.
+    char *p
+    const char *g
+    char *s[FO_MAX_STATE]    # in the order of the plan's slots
+    const RawArray *order    # the gradient's array, where its elements lie in another order than p's; else NULL
+    Py_ssize_t n
+    Py_ssize_t first         # chunks of active leaves before this one
+    int itemsize
+    int real
+    int group
+    int coef
+    int arrays               # that its update reads or writes: 2 and its state
+    bint active              # takes part in the sweep
+    bint reversed            # Fortran order: memory order is that of the reversed axes
+
+cdef struct Layout:
+    # Leaves end to end, as one sequence of chunks.
+    Leaf *leaves             # [n_leaves + 1]
+    Py_ssize_t n_leaves
+    Py_ssize_t chunks        # of the active leaves
+    Py_ssize_t elements
+    Py_ssize_t nbytes        # of their parameters
+    Py_ssize_t traffic       # bytes: of their parameters, gradients and state
+
+cdef struct Binding:
+    # A group's rule.
+    fo_kernel *kernel[FO_REALS]
+    int n_state
+    int slot[FO_MAX_STATE]   # which of the plan's slots each state array of the rule is
+
+cdef enum Operation:
+    UPDATE
+    UPDATE_AND_ZERO          # and then set the gradients to zero
+    SUM_SQUARES
+    FIND_NONFINITE
+    ZERO_GRADIENTS
+    ZERO_STATE               # p stands for the state then
+    OPERATIONS
+
+cdef struct Queue:
+    Py_ssize_t next
+    Py_ssize_t stop
+    Py_ssize_t begun         # whether its worker has come
+    Py_ssize_t mirror        # of a sweep that goes backward: chunk k of the queue is mirror - 1 - k of the sequence
+    char apart[32]           # a cache line each
+
+cdef struct Sweep:
+    Operation what
+    const Layout *all
+    const Binding *bindings  # [groups]
+    const fo_coef *coefs
+    double scale
+    const fo_variant *variant
+    # Filled in by the sweeper:
+    double *partial          # [chunks], sums or flags
+    Queue *queues            # [workers], NULL where nobody is to help another
+    int workers
+    bint backward            # whether each worker begins at its last chunk
+    bint fetch               # whether kernels ask for memory ahead
+    bint flush
+
+cdef void lay_out(Layout *all) noexcept nogil
+cdef Py_ssize_t chunks_of(const Leaf *f) noexcept nogil
+cdef void in_order(char *to, const Leaf *f, Py_ssize_t start, Py_ssize_t count) noexcept nogil
+cdef void run_stretch(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil
+cdef void run_alone(const Sweep *w) noexcept nogil
+cdef void zero_ordered(const Sweep *w) noexcept nogil

@@ -1,0 +1,1 @@
+CHUNK: int

@@ -1,0 +1,88 @@
+"""How do parameters go to another point, and come back to the very bits?"""
+
+cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
+
+from .chunks cimport UPDATE, Leaf
+from .kernels cimport FO_NO_DECAY, fo_coef
+from .lock cimport enter_gate, leave_gate
+from .sweep cimport BREAK_EVEN
+
+cdef str LOOKING = "the optimizer is looking ahead: leave the `with opt.lookahead():` block first"
+
+
+@cython.final
+cdef class LookAhead:
+    """Context in which parameters have gone where one rule leads, and come back from there by another.
+
+    To go and to note it is one call of C code, and so is to come back: no signal comes between. The way back takes no
+    memory, and may be gone more than once.
+
+    Parameters
+    ----------
+    plan : Plan
+    owner : Optimizer
+    there, back : str
+        The rules. Neither reads gradients; the second has no scalars.
+    scalars : callable
+        From a group's hyper-parameters to the first one's scalars.
+    """
+
+    def __cinit__(self, Plan plan, object owner, str there, str back, object scalars):
+        cdef int group
+        self.plan, self.owner, self.scalars = plan, owner, scalars
+        self.bindings = <Binding *>PyMem_Calloc(2 * plan.n_groups, sizeof(Binding))
+        if self.bindings == NULL:
+            raise MemoryError
+        for group in range(plan.n_groups):
+            plan.resolve(&self.bindings[group], there, FO_NO_DECAY)
+            plan.resolve(&self.bindings[plan.n_groups + group], back, FO_NO_DECAY)
+
+    def __dealloc__(self):
+        PyMem_Free(self.bindings)
+
+    def __enter__(self):
+        cdef Plan plan = self.plan
+        cdef fo_coef *c
+        cdef int group
+        plan.lock.acquire()
+        try:
+            plan.check_ready()
+            plan.settle(self.owner)
+            plan.n_coefs = 0
+            for group in range(plan.n_groups):
+                c = plan.new_coef()
+                c.scale, c.decay = 1.0, 0.0
+                for i, value in enumerate(self.scalars(plan.terms[group].values)):
+                    c.c[i] = value
+            plan.check_parameters()
+            plan.sweeper.reserve(&plan.all, False)
+            self.go(self.bindings, LOOKING, True)
+        finally:
+            plan.lock.release()
+
+    def __exit__(self, error, *_):
+        cdef Plan plan = self.plan
+        plan.lock.acquire()
+        if plan.away is LOOKING:
+            self.go(self.bindings + plan.n_groups, None, error is not None)
+        plan.lock.release()
+
+    cdef void go(self, Binding *bindings, object away, bint unlooked) noexcept:
+        """One way, and the note of where the parameters are now."""
+        cdef Plan plan = self.plan
+        cdef Binding *kept = plan.bindings
+        cdef Py_ssize_t i
+        cdef Leaf *f
+        for i in range(plan.n_leaves):
+            f = &plan.leaves[i]
+            f.active, f.order, f.g, f.coef = True, NULL, f.p, f.group
+        enter_gate()
+        plan.renumber()
+        if plan.all.traffic >= BREAK_EVEN:
+            plan.sweeper.keep_pace()  # the next step comes right after this, whatever else there is between steps
+        plan.bindings = bindings
+        plan.sweep(UPDATE)
+        plan.bindings = kept
+        plan.away, plan.unlooked = away, unlooked
+        leave_gate()

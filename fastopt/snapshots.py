@@ -1,0 +1,423 @@
+"""Snapshots: what one is and when it fits. state_dict and save, load and bind, copies and pickles.
+
+`Snapshots` is the part of `Optimizer` that knows them. A snapshot is taken in one piece, while no step runs, and taken
+over in one piece: whatever is wrong with it is found before anything has changed.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .engine.lock import Lock
+from .interrupts import held
+from .tree import Tree
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from .engine.plan import Plan
+    from .optimizer import Optimizer
+
+__all__ = ["Snapshots"]
+
+Array = npt.NDArray[Any]
+Spec = tuple["np.dtype[Any]", tuple[int, ...]]
+
+_FORMAT = 1  # of checkpoints and state dicts
+
+
+class _Fitting:
+    """A snapshot that has been checked whole against an optimizer: what is to be read from it, and what it says.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+    header : mapping
+        All but the arrays.
+    counts : mapping of str to int
+        Updates of each parameter, by its name.
+    specs : mapping of str to (dtype, shape)
+        The arrays of the snapshot that are state, by their keys.
+
+    Raises
+    ------
+    ValueError
+        If it does not fit; the message says why.
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, header: Mapping[str, Any], counts: Mapping[str, Any], specs: Mapping[str, Spec]
+    ) -> None:
+        kind = type(optimizer).__name__
+        plan = optimizer._bound()
+        if header.get("format") != _FORMAT:
+            raise ValueError(f"the snapshot has format {header.get('format')!r}: wanted {_FORMAT}")
+        if header.get("optimizer") != kind:
+            raise ValueError(f"the snapshot is of {header.get('optimizer')}: wanted one of {kind}")
+        groups = header.get("param_groups")
+        mine = optimizer._header()["param_groups"]
+        if not (isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups)) or [
+            group.get("params") for group in groups
+        ] != [group["params"] for group in mine]:
+            raise ValueError("the snapshot is of other parameters: their names or groups differ")
+        for name in ("steps", "skipped"):
+            _check_count(name, header.get(name))
+        for name in plan.names:
+            _check_count(f"the count of updates of {name}", counts.get(name))
+        for name in counts.keys() - set(plan.names):
+            raise ValueError(f"the snapshot has {name}, which this optimizer has not")
+        fresh = header.get("fresh", [])
+        if not isinstance(fresh, list) or not set(plan.names).issuperset(fresh):
+            raise ValueError(f"the snapshot is damaged: its list of new state is {fresh!r}")
+        self.counts = [counts[name] for name in plan.names]
+        self.fresh = [name in fresh or counts[name] == 0 for name in plan.names]
+        self.steps, self.skipped = header["steps"], header["skipped"]
+
+        #: each group as it will be
+        self.groups: list[dict[str, Any]] = []
+        for index, saved in enumerate(groups):
+            group = {**saved, "params": optimizer.param_groups[index]["params"]}
+            if saved.get("lr") is None:
+                group["lr"] = optimizer.param_groups[index]["lr"]
+                if not callable(group["lr"]):
+                    raise ValueError(
+                        f"param_groups[{index}] was saved with a schedule as lr: give it one before loading"
+                    )
+            self.groups.append(group)
+        tree = plan.tree
+        needed = [
+            optimizer._slots_of(optimizer._terms(index, group, plan).rule) for index, group in enumerate(self.groups)
+        ]
+        #: of each leaf, the keys of its arrays, by slot
+        self.keys: list[dict[str, str]] = [{} for _ in plan.names]
+        given: list[set[str]] = [set() for _ in self.groups]  # slots in the snapshot, by group
+        unknown = set(specs)
+        for leaf, name in enumerate(plan.names):
+            for slot, public in optimizer.slots.items():
+                key = f"{name}.{public}"
+                if key in specs:
+                    _check_fit(key, specs[key], plan.arrays[leaf])
+                    unknown.discard(key)
+                    self.keys[leaf][slot] = key
+                    given[tree.groups[leaf]].add(slot)
+                elif slot in needed[tree.groups[leaf]]:
+                    raise ValueError(f"the snapshot lacks {key}")
+        if unknown:
+            raise ValueError(f"the snapshot has {min(unknown)}, which this optimizer has not")
+        #: of each group, the slots that its leaves will have
+        self.slots = [optimizer._in_order(slots) for slots in given]
+
+    def replace(self, optimizer: Optimizer, states: list[dict[str, Array]], params: list[Array] | None) -> None:
+        """Take it over, in one piece: arrays, counts and groups."""
+        with held():
+            optimizer._bound().replace(self.slots, params, states, self.counts, self.fresh, self.steps, self.skipped)
+            for group, values in zip(optimizer.param_groups, self.groups, strict=True):
+                group.update(values)
+
+
+class Snapshots:
+    """The part of `Optimizer` that saves and loads it, copies it, and gives it new parameters."""
+
+    __slots__ = ()
+
+    if TYPE_CHECKING:
+        param_groups: list[dict[str, Any]]
+        slots: Mapping[str, str]
+        _plan: Plan | None
+        _lock: Lock
+        _captured: dict[str, Any] | None
+
+    def _header(self) -> dict[str, Any]:
+        """Everything but the arrays, as JSON can hold it; a schedule is None."""
+        plan = self._bound()
+        groups = []
+        for index, group in enumerate(self.param_groups):
+            plain = {key: value for key, value in group.items() if key != "params"}
+            if callable(plain["lr"]):
+                plain["lr"] = None
+            names = [n for n, g in zip(plan.names, plan.tree.groups, strict=True) if g == index]
+            groups.append({**plain, "params": names})
+        header = {
+            "format": _FORMAT,
+            "optimizer": type(self).__name__,
+            "steps": plan.steps,
+            "skipped": plan.skipped,
+            "param_groups": groups,
+        }
+        # State of an option that was switched on since the last update: the next one is its first.
+        fresh = [n for n, new, count in zip(plan.names, plan.fresh, plan.counts, strict=True) if new and count]
+        return {**header, "fresh": fresh} if fresh else header
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a snapshot of the optimizer, parameters not included: copies that later steps leave alone.
+
+        Returns
+        -------
+        dict
+            ``"state"``: for each parameter's name its arrays and its number of updates, ``"step"``;
+            ``"param_groups"``: hyper-parameters, with None for a schedule; ``"steps"``, ``"skipped"``,
+            ``"optimizer"`` and ``"format"``.
+        """
+        with self._lock.reading():
+            self._ready()
+            counts = self.step_counts
+            state: dict[str, dict[str, Any]] = {
+                name: {"step": counts[name], **{slot: array.copy(order="K") for slot, array in arrays.items()}}
+                for name, arrays in self.state.items()
+            }
+            return {**self._header(), "state": state}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a snapshot made by `state_dict` of an optimizer over parameters of the same names and shapes.
+
+        Parameters
+        ----------
+        state_dict : dict
+            The snapshot. A group that was saved with a schedule keeps the schedule it has here.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it does not fit; the message says where. Nothing has been changed then.
+        """
+        if not isinstance(state_dict, Mapping) or not isinstance(state_dict.get("state"), Mapping):
+            raise TypeError("state_dict is not a dict made by state_dict()")
+        counts = {}
+        arrays: dict[str, Array] = {}
+        for name, entry in state_dict["state"].items():
+            if not isinstance(entry, Mapping):
+                raise TypeError(f"state_dict['state'][{name!r}] is {type(entry).__name__}: wanted a dict")
+            for key, value in entry.items():
+                if key == "step":
+                    counts[name] = value
+                elif isinstance(value, np.ndarray):
+                    arrays[f"{name}.{key}"] = value
+                else:
+                    shown = type(value).__name__
+                    raise TypeError(f"state_dict['state'][{name!r}][{key!r}] is {shown}: wanted an array")
+        specs = {key: (array.dtype, array.shape) for key, array in arrays.items()}
+        with self._lock:
+            self._ready("load")
+            fitting = _Fitting(self, state_dict, counts, specs)
+            # Copies, since they may be this optimizer's own arrays: another parameter's, say.
+            states = [{slot: arrays[key].copy(order="K") for slot, key in keys.items()} for keys in fitting.keys]
+            fitting.replace(self, states, None)
+
+    def save(
+        self, path: str | os.PathLike[str], *, params: bool = True, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Write the optimizer and its parameters to a file, which is replaced only when all is on the disk.
+
+        The file is in the safetensors format: each parameter under its name, its state under ``name.exp_avg`` and so
+        on. A save that is killed leaves the old file as it was.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            The file.
+        params : bool
+            Whether the parameters go into it; without them it has the optimizer's state only.
+        metadata : mapping of str to str, optional
+            Text of yours to be kept with them: `fastopt.checkpoint.read_metadata` returns it.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        """
+        import json
+
+        from . import checkpoint
+
+        own = dict(metadata or {})
+        for key, value in own.items():
+            if not isinstance(key, str) or not isinstance(value, str):
+                raise TypeError(f"metadata[{key!r}] is {value!r}: wanted text under text")
+            if key.startswith("fastopt."):
+                raise ValueError(f"metadata[{key!r}]: names that start with 'fastopt.' are fastopt's own")
+        with self._lock.reading():
+            plan = self._ready()
+            plan.check_parameters()
+            arrays: dict[str, Array] = {}
+            for name, array, state in zip(plan.names, plan.arrays, plan.states, strict=True):
+                if params:
+                    arrays[name] = array
+                arrays.update({f"{name}.{self.slots[slot]}": values for slot, values in state.items()})
+            header = {**self._header(), "counts": self.step_counts}
+            checkpoint.write(path, arrays, {"fastopt.optimizer": json.dumps(header), **own})
+
+    def load(self, path: str | os.PathLike[str], *, params: bool = True, in_place: bool = False) -> None:
+        """Read what `save` wrote, into this optimizer and its parameters.
+
+        Parameters
+        ----------
+        path : str or PathLike
+            The file, of an optimizer of the same class over parameters of the same names, shapes and types. A group
+            that was saved with a schedule keeps the schedule it has here.
+        params : bool
+            Whether to restore the parameters as well.
+        in_place : bool
+            Whether to read straight into parameters and state. By default all is read into new memory first, as much
+            as the file is large, so that a load that fails changes nothing. In place, one that fails half way leaves
+            an optimizer that refuses to go on until another load succeeds.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is truncated, altered or does not fit; the message says why. Nothing has been changed then.
+        """
+        import json
+
+        from . import checkpoint
+
+        with checkpoint.Reader(path) as reader, self._lock:
+            plan = self._ready("load")
+            try:
+                header = json.loads(reader.metadata["fastopt.optimizer"])
+                counts = header.pop("counts")
+            except (KeyError, ValueError):
+                raise ValueError(f"{path} was not written by an optimizer's save()") from None
+            specs = dict(reader.specs)
+            present = {name: specs.pop(name, None) for name in plan.names}
+            if params:
+                plan.check_parameters()
+                for name, array in zip(plan.names, plan.arrays, strict=True):
+                    _check_fit(name, present[name], array)
+            fitting = _Fitting(self, header, counts, specs)
+
+            def read(key: str, like: Array) -> Array:
+                array = np.empty_like(like, subok=False)
+                reader.read(key, array)
+                return array
+
+            if not in_place:
+                pairs = zip(fitting.keys, plan.arrays, strict=True)
+                states = [{slot: read(key, like) for slot, key in keys.items()} for keys, like in pairs]
+                new = [read(name, like) for name, like in zip(plan.names, plan.arrays, strict=True)] if params else None
+                fitting.replace(self, states, new)
+                return
+            with held():
+                fitting.replace(self, [{} for _ in plan.names], None)
+                plan.tear()  # until all is in
+                for keys, arrays in zip(fitting.keys, plan.states, strict=True):
+                    for slot, key in keys.items():
+                        reader.read(key, arrays[slot])
+                if params:
+                    for name, array in zip(plan.names, plan.arrays, strict=True):
+                        reader.read(name, array)
+                plan.mend()
+
+    # ---- copies ----
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock.reading():
+            captured = self._capture()
+            return {**captured, "states": _copied(captured["states"])}
+
+    def __setstate__(self, captured: dict[str, Any]) -> None:
+        self._captured = captured
+        self._plan = None
+        self._lock = Lock()
+        self.param_groups = captured["groups"]
+        self._nonfinite, self._zero_grads, self._clip_norm = captured["options"]
+
+    def __copy__(self) -> Self:
+        return copy.deepcopy(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        captured = self.__getstate__()  # its arrays are copies already
+        made = type(self).__new__(type(self))
+        memo[id(self)] = made
+        made.__setstate__({**captured, "groups": copy.deepcopy(captured["groups"], memo)})
+        return made
+
+    def _capture(self, but: str = "") -> dict[str, Any]:
+        """Everything but the parameters; the state is not copied."""
+        if self._captured is not None:
+            return self._captured
+        plan = self._ready(but)
+        return {
+            "groups": [{**group, "params": None} for group in self.param_groups],
+            "options": (self._nonfinite, self._zero_grads, self._clip_norm),
+            "steps": (plan.steps, plan.skipped),
+            "structure": plan.tree.structure,
+            "names": plan.names,
+            "specs": [(array.dtype, array.shape) for array in plan.arrays],
+            "states": plan.states,
+            "counts": plan.counts,
+            "fresh": plan.fresh,
+        }
+
+    def bind(self, params: Any) -> Self:
+        """Give the optimizer arrays to update: after pickling or copying it, or when arrays were replaced.
+
+        Parameters
+        ----------
+        params : array, list, tuple or dict
+            Parameters of the structure, shapes and types it was made with; of groups, only ``"params"`` counts.
+
+        Returns
+        -------
+        Optimizer
+            This one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they do not fit; the optimizer is as it was then.
+        """
+        tree = Tree(params)
+        with self._lock:
+            captured = self._capture("bind")
+            if tree.structure != captured["structure"]:
+                raise ValueError("params has another structure than the parameters this optimizer was made with")
+            plan = self._plan_of(tree)
+            order = {name: leaf for leaf, name in enumerate(captured["names"])}
+            places = [order[name] for name in tree.names]  # keys of a dict may come in another order
+            slots: list[set[str]] = [set() for _ in range(tree.n_groups)]
+            for name, array, group, place in zip(tree.names, plan.arrays, tree.groups, places, strict=True):
+                if (array.dtype, array.shape) != captured["specs"][place]:
+                    dtype, shape = captured["specs"][place]
+                    raise ValueError(f"{name} is {array.dtype} {array.shape}: wanted {dtype} {shape}, as it was")
+                slots[group].update(captured["states"][place])
+            for index, group_now in enumerate(self.param_groups):
+                slots[index].update(self._slots_of(self._terms(index, group_now, plan).rule))
+            plan.replace(
+                [self._in_order(slots_of_group) for slots_of_group in slots],
+                None,
+                [captured["states"][place] for place in places],
+                [captured["counts"][place] for place in places],
+                [captured["fresh"][place] for place in places],
+                *captured["steps"],
+            )
+            with held():
+                for group_now, part in zip(self.param_groups, tree.parts, strict=True):
+                    group_now["params"] = part
+                self._plan = plan
+                self._captured = None
+        return self
+
+
+def _copied(states: list[dict[str, Array]]) -> list[dict[str, Array]]:
+    return [{slot: array.copy(order="K") for slot, array in arrays.items()} for arrays in states]
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
+        raise ValueError(f"the snapshot is damaged: {name} is {value!r}")
+
+
+def _check_fit(name: str, spec: Spec | None, array: Array) -> None:
+    if spec is None:
+        raise ValueError(f"the snapshot lacks {name}")
+    dtype, shape = spec
+    if dtype != array.dtype or shape != array.shape:
+        raise ValueError(f"the snapshot has {name} as {dtype} {shape}: wanted {array.dtype} {array.shape}")
