@@ -298,6 +298,29 @@ def test_with_lr_in_momentum_the_first_gradient_is_undamped_as_well(step):
     assert opt.state["params"]["momentum_buffer"] == pytest.approx(wanted, rel=1e-15)
 
 
+@pytest.mark.parametrize("way", ["state_dict", "save"])
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("SGD", {"momentum": 0.5}), ("Adam", {"amsgrad": True}), ("RMSprop", {"centered": True, "momentum": 0.5})],
+)
+def test_a_snapshot_taken_between_a_change_and_its_first_step_can_be_loaded(name, change, way, tmp_path):
+    """It has no state yet for what is new: that begins in the next step, here as there."""
+    p, q = rand(5), rand(5)
+    opt, twin = OPTIMIZERS[name](p, lr=0.1), OPTIMIZERS[name](q, lr=0.1)
+    for o in (opt, twin):
+        o.step(rand(5, seed=1))
+        o.param_groups[0].update(change)
+    if way == "save":
+        opt.save(tmp_path / "x")
+        opt.load(tmp_path / "x")
+    else:
+        opt.load_state_dict(opt.state_dict())
+    for t in (2, 3):
+        opt.step(rand(5, seed=t))
+        twin.step(rand(5, seed=t))
+    assert whole(opt, p) == whole(twin, q)
+
+
 def test_momentum_switched_off_and_on_goes_on_with_its_buffer():
     """As torch does: a buffer that is there is not begun anew."""
     p = rand(5)
