@@ -314,7 +314,7 @@ def test_a_file_cut_off_at_any_moment_is_loaded_or_not(name, tmp_path):
         elif found != after:
             wrong.append(n)
         else:
-            goes_on(opt, params, 5)
+            goes_on(opt, params, 5, weight_decay=0.5)
         if not cut:
             assert found == after
             break
