@@ -406,10 +406,10 @@ def how_long(act):
     return time.perf_counter() - begin
 
 
-def delays(act, rounds, seed):
-    """Random moments in what takes as long as this: some past its end."""
+def delays(act, rounds, seed, first=0.0):
+    """Random moments in what takes as long as this, from some part of it on: some past its end."""
     typical = min(how_long(act) for _ in range(2))
-    return np.random.default_rng(seed).uniform(0, 1.2 * typical, rounds).tolist()
+    return np.random.default_rng(seed).uniform(first * typical, 1.2 * typical, rounds).tolist()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -573,7 +573,7 @@ def test_files_interrupted_at_random_moments_are_loaded_or_not(tmp_path):
         wholes.append(whole(opt, p))
     now = 1
     with Timer() as timer:
-        for wait in delays(lambda: opt.load(tmp_path / "1"), 30, seed=8):
+        for wait in delays(lambda: opt.load(tmp_path / "1"), 40, seed=8, first=0.6):
             timer.run(lambda to=str(1 - now): opt.load(tmp_path / to), wait)
             found = whole(opt, p)
             assert found in wholes

@@ -792,12 +792,16 @@ def test_a_schedule_that_changes_its_group_is_followed_from_the_next_step_on(cha
                 group.update(change)
 
 
-def test_groups_cleared_in_the_midst_are_missed_by_the_next_step_and_not_before():
+def test_groups_cleared_in_the_midst_are_missed_by_the_next_step_at_the_latest():
     p, q = rand(3), rand(3)
     opt = SGD([{"params": p}, {"params": q}], lr=0.1)
     groups = list(opt.param_groups)
     grads = [rand(3), ByInterface(rand(3), Once(opt.param_groups.clear))]
-    tried(opt, [p, q], grads)
+    before = p.tobytes(), q.tobytes()
+    try:
+        opt.step(grads)
+    except REFUSALS:
+        assert (p.tobytes(), q.tobytes()) == before
     with pytest.raises(ValueError, match="param_groups has 0 groups"):
         opt.step([rand(3), rand(3)])
     opt.param_groups[:] = groups
