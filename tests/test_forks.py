@@ -97,6 +97,7 @@ SCRIPT = """
             return 7, "the copy's step has other bits"
         opt.bind([x.copy() for x in p])
         opt.load(os.path.join(folder, f"x{os.getpid()}"))
+        os.unlink(os.path.join(folder, f"x{os.getpid()}"))
         if look(opt.param_groups[0]["params"], opt.state) != table[k]:
             return 8, "what was loaded has other bits"
         step(opt)
@@ -114,7 +115,8 @@ SCRIPT = """
             print(words, file=sys.stderr, flush=True)
         os._exit(code)
 
-    folder = tempfile.mkdtemp()
+    kept = tempfile.TemporaryDirectory()  # removed here in the end; children leave by os._exit
+    folder = kept.name
     p, opt = make()
     q, twin = make()
     table = [look(q, twin.state)]
@@ -151,6 +153,7 @@ SCRIPT = """
         stop = True
         going.set()
         thread.join()
+        kept.cleanup()
     print(dict(codes), look(p, opt.state) == table[opt.steps], sum(codes.values()) >= min(children, 8))
 """
 
