@@ -8,15 +8,14 @@ import math
 import os
 import platform
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 
 import numpy as np
 import pytest
 from optimizers_table import ISAS, REALS, RECORDS
+from processes import needs_fork, output, python
 
 import fastopt
 from fastopt import threads
@@ -26,34 +25,6 @@ LARGE = 700_000  # elements: so many chunks that four threads help each other
 ADAM = next(record for record in RECORDS if record.name == "Adam")
 
 needs_openmp = pytest.mark.skipif(not sweep.OPENMP, reason="built without OpenMP: there is one thread")
-needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork()")
-
-
-def python(script, timeout=120, **environment):
-    """Run a script in a process of its own; past the time limit, end it and all that it began."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FASTOPT_", "OMP_", "GOMP_"))}
-    process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env={**kept, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        shown, errors = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)  # a forked child that hangs holds the pipes open
-        process.communicate()
-        pytest.fail(f"hangs: not done after {timeout} s")
-    return subprocess.CompletedProcess(process.args, process.returncode, shown, errors)
-
-
-def output(script, timeout=120, **environment):
-    """What a script prints; it must end well."""
-    done = python(script, timeout, **environment)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
 
 
 STEPS = """
