@@ -1,1 +1,1 @@
-"""The benchmarks: ``python -m bench`` makes verdict tables and plots, ``pytest bench`` those of pytest-benchmark."""
+"""The benchmarks: ``python -m bench`` prints tables and draws plots, ``pytest bench`` those of pytest-benchmark."""

@@ -1,22 +1,21 @@
-"""The step where machines are small, busy or odd: each function measures one promise and returns its rows."""
+"""The step where machines are small, busy or odd: each function measures one such condition and returns its rows."""
 
 from __future__ import annotations
 
-import functools
-import os
 import subprocess
 import sys
-import tracemalloc
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from statistics import median
+from functools import partial
+from statistics import fmean
 from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
 
+import fastopt
+from bench.machine import cores
 from bench.peers import Fastopt, Limited
-from bench.roofline import GradientRead
 from bench.runner import Contender, interleave
 from bench.steps import Record, available_memory, prepared
 from bench.workloads import CASES, WORKLOADS, Case, Data, elements
@@ -28,79 +27,119 @@ def arrays(workload: str, dtype: str = "float32") -> Data:
     return Data(WORKLOADS[workload], dtype, ADAM.state)
 
 
-def timed(condition: str, workload: str, contenders: Sequence[Contender], seconds: float, **how: Any) -> list[Record]:
-    timings = interleave(contenders, seconds, **how)
-    return [
-        {"condition": condition, "workload": workload, "contender": name, **timing.row()}
-        for name, timing in timings.items()
-    ]
-
-
-class Apart(Contender):
-    """Steps with something between them that is not timed."""
-
-    most = 25
-
-    def __init__(self, fast: Fastopt, name: str) -> None:
-        self.fast, self.name = fast, name
-
-    def between(self) -> None:
-        raise NotImplementedError
-
-    def run(self, n: int) -> float:
-        spent = 0.0
-        for _ in range(n):
-            self.between()
-            begin = perf_counter()
-            self.fast.step()
-            spent += perf_counter() - begin
-        return spent / n
-
-
-# ------------------------------------------------------------------------------------------------ other work between
-
-
-class Gap(Apart):
-    """One millisecond of other work."""
-
-    def between(self) -> None:
-        until = perf_counter() + 1e-3
-        while perf_counter() < until:
-            pass
-
-
-def gaps(workloads: Sequence[str], threads: int, seconds: float) -> list[Record]:
-    """A millisecond of other work between steps: workers may have gone to sleep, and a wake-up costs some 200 us."""
+def timed(
+    condition: str, workload: str, contenders: Sequence[Contender], seconds: float, means: bool = False, **how: Any
+) -> list[Record]:
     rows = []
-    for workload in workloads:
-        gap = Gap(prepared(arrays(workload)), "fastopt")
-        rows += timed("gap", workload, [gap, Limited(gap, 1)], seconds, rounds=(15, 60))
+    for name, timing in interleave(contenders, seconds, **how).items():
+        row = {"condition": condition, "workload": workload, "contender": name, **timing.row()}
+        rows.append({**row, "us": 1e6 * fmean(timing.rounds.values())} if means else row)
     return rows
 
 
-# --------------------------------------------------------------------------------------------------- denormal moments
+def numpy_work(seconds: float = 1e-3) -> None:
+    """Other work of one thread."""
+    numbers = np.ones(10_000, "float32")
+    until = perf_counter() + seconds
+    while perf_counter() < until:
+        np.sqrt(numbers, out=numbers)
 
 
-class Decayed(Apart):
-    """Gradients of zero over moments that are put back to `value` before every step."""
+# ---------------------------------------------------------------------------------------------------------- first steps
 
-    def __init__(self, fast: Fastopt, name: str, value: float, flush: bool = True) -> None:
-        super().__init__(fast, name)
-        self.value, self.flush = value, flush
+REST = 0.008  # s: longer than workers of GNU OpenMP spin, so they sleep
+
+
+class AfterRest(Contender):
+    """The process rests, then an old or a new optimizer takes some steps, the last of which is timed."""
+
+    name = "fastopt"
+    most = 3
+    warm_up = 0
+
+    def __init__(self, old: Fastopt, new: bool, steps: int, work: Callable[[], None] = lambda: None) -> None:
+        self.old, self.new, self.steps, self.work = old, new, steps, work
 
     def between(self) -> None:
-        for slot in self.fast.data.state.values():
-            for array in slot:
-                array.fill(self.value)
+        fast = Fastopt(ADAM, self.old.data) if self.new else self.old
+        sleep(REST)
+        self.step = fast.step
+        for _ in range(self.steps - 1):
+            self.step()
+            self.work()
 
-    def run(self, n: int) -> float:
-        import fastopt
 
-        fastopt.set_flush_denormals(self.flush)
-        try:
-            return super().run(n)
-        finally:
-            fastopt.set_flush_denormals(True)
+def first_steps(workloads: Sequence[str], bursts: Sequence[str], seconds: float) -> list[Record]:
+    """What the first steps of a program cost, which warm-up hides: all threads against one."""
+    rows = []
+
+    def measure(condition: str, workload: str, contender: AfterRest) -> None:
+        how = {"rounds": (9, 40), "pause": 0.0}  # it has a rest of its own
+        rows.extend(timed(condition, workload, [contender, Limited(contender, 1)], seconds, **how))
+
+    for workload in workloads:
+        old = prepared(arrays(workload))
+        for condition, new in (("new optimizer", True), ("after 8 ms of rest", False)):
+            for steps, which in ((1, "first"), (2, "second")):
+                measure(f"{condition}, {which} step", workload, AfterRest(old, new, steps))
+    for workload in bursts:
+        burst = AfterRest(prepared(arrays(workload)), False, 2, numpy_work)
+        measure("rest, step, 1 ms of NumPy, step", workload, burst)
+    return rows
+
+
+# ----------------------------------------------------------------------------------------------------------- other work
+
+
+def gaps(workloads: Sequence[str], seconds: float) -> list[Record]:
+    """A millisecond of other work between steps: workers may have gone to sleep, and a wake-up costs some 200 us."""
+    rows = []
+    for workload in workloads:
+        fast = prepared(arrays(workload))
+        fast.between, fast.most = numpy_work, 25
+        rows += timed("1 ms of other work between steps", workload, [fast, Limited(fast, 1)], seconds, rounds=(15, 60))
+    return rows
+
+
+@contextmanager
+def every_core_busy() -> Iterator[None]:
+    """By other processes."""
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores())]
+    try:
+        sleep(0.2)
+        yield
+    finally:
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+
+
+def busy_machine(workloads: Sequence[str], seconds: float) -> list[Record]:
+    """One thread and all of them, while others keep every core busy.
+
+    Whether a block of steps gets a whole processor or half of one is a lottery, and a median would not tell of the one
+    block in ten in which each step waits for a worker through turns of others: so these are means.
+    """
+    rows = []
+    for workload in workloads:
+        fast = prepared(arrays(workload))
+        with every_core_busy():
+            fast.run(100)  # its threads meet the condition before it is calibrated
+            # A block as long as many turns of the scheduler: of 3 ms each, one more or less would decide.
+            how = {"rounds": (25, 60), "block": 0.06, "means": True}
+            rows += timed("every core busy", workload, [fast, Limited(fast, 1)], seconds, **how)
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------------ denormals
+
+
+def put_back(data: Data, value: float, flush: bool) -> None:
+    """All moments to `value`; the next step may flush denormals, or not."""
+    fastopt.set_flush_denormals(flush)
+    for slot in data.state.values():
+        for array in slot:
+            array.fill(value)
 
 
 def denormals(workloads: Sequence[str], seconds: float) -> list[Record]:
@@ -111,136 +150,54 @@ def denormals(workloads: Sequence[str], seconds: float) -> list[Record]:
             fast = prepared(arrays(workload, dtype))
             fast.data.renew([np.zeros_like(g) for g in fast.data.grads])
             contenders = [
-                Decayed(fast, "normal", 1e-3),
-                Decayed(fast, "denormal", tiny),
-                Decayed(fast, "denormal, kept", tiny, flush=False),
+                Contender(name, fast.step, partial(put_back, fast.data, value, flush))
+                for name, value, flush in (("normal", 1e-3, True), ("denormal", tiny, True), ("kept", tiny, False))
             ]
-            rows += timed("denormal", f"{workload} {dtype}", contenders, seconds)
+            for contender in contenders:
+                contender.most = 25
+            try:
+                rows += timed(f"moments in {dtype}", workload, contenders, seconds)
+            finally:
+                fastopt.set_flush_denormals(True)
     return rows
 
 
-# ------------------------------------------------------------------------------------------------------ busy machine
+# -------------------------------------------------------------------------------------------------------------- options
 
 
-@contextmanager
-def busy(cores: int) -> Iterator[None]:
-    """Other processes keep every core busy."""
-    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(cores)]
-    try:
-        sleep(0.2)
-        yield
-    finally:
-        for burner in burners:
-            burner.kill()
-            burner.wait()
+def with_options(name: str, data: Data, **extra: Any) -> Fastopt:
+    fast = Fastopt(Case("adam", "Adam", {**ADAM.options, **extra}, ADAM.state), data)
+    fast.name = name
+    return fast
 
 
-def busy_machine(workloads: Sequence[str], threads: int, seconds: float) -> list[Record]:
-    """One thread and all of them, while others keep every core busy."""
-    rows = []
-    for workload in workloads:
-        fast = prepared(arrays(workload))
-        with busy(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1):
-            fast.run(100)  # learns what the condition is before it is calibrated
-            # A block as long as many turns of the scheduler: of 3 ms each, one more or less would decide.
-            rows += timed("busy", workload, [fast, Limited(fast, 1)], seconds, rounds=(25, 60), block=0.06)
-    return rows
+def with_groups(name: str, data: Data, **extra: Any) -> Contender:
+    optimizer = fastopt.Adam([{"params": data.tree(data.params)}], **ADAM.options | extra)
+    return Contender(name, partial(optimizer.step, [data.tree(data.grads)]))
 
 
-# ----------------------------------------------------------------------------------------------------------- options
-
-
-def options(workloads: Sequence[str], threads: int, seconds: float) -> list[Record]:
-    """What schedules, groups, checks and clipping add to a step, and what one read of the gradients would cost."""
-    import fastopt
+def options(workloads: Sequence[str], seconds: float) -> list[Record]:
+    """What schedules, groups, checks and clipping add to a step."""
     from fastopt.schedules import CosineDecay, Warmup
-
-    def variant(name: str, data: Data, groups: bool = False, **extra: Any) -> Fastopt:
-        fast = Fastopt(Case("adam", "Adam", {**ADAM.options, **extra}, ADAM.state), data)
-        fast.name = name
-        if groups:
-            tree = [{"params": data.tree(data.params)}]
-            optimizer = fastopt.Adam(tree, **fast.case.options)
-            gradients = [data.tree(data.grads)]
-            fast.step = lambda: optimizer.step(gradients)
-        return fast
 
     schedule = Warmup(steps=100, after=CosineDecay(lr=1e-3, total=10**9))
     rows = []
     for workload in workloads:
         data = arrays(workload)
-        contenders: list[Contender] = [
-            variant("plain", data),
-            variant("schedule", data, lr=schedule),
-            variant("schedule and groups", data, groups=True, lr=schedule),
-            variant('nonfinite="skip"', data, nonfinite="skip"),
-            variant("clip_norm", data, clip_norm=1e9),
+        contenders = [
+            with_options("plain", data),
+            with_options("schedule", data, lr=schedule),
+            with_groups("schedule and groups", data, lr=schedule),
+            with_options('nonfinite="skip"', data, nonfinite="skip"),
+            with_options("clip_norm", data, clip_norm=1e9),
         ]
-        for n in {1, threads}:
-            read = GradientRead(data, n)
-            read.name = f"one read of the gradients, {n} thread{'s' * (n > 1)}"
-            contenders.append(read)
         rows += timed("options", workload, contenders, seconds, rounds=(9, 60))
     return rows
 
 
-# ------------------------------------------------------------------------------------------------- memory and import
-
-
-def _resident(field: str) -> int:
-    """VmRSS or VmHWM of this process in bytes."""
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(field))
-
-
-def memory(workload: str) -> list[Record]:
-    """What a step allocates at its peak: by Python's own accounting, and by the high-water mark of resident memory."""
-    rows = []
-    for step in ("fastopt", "NumPy twin"):
-        fast = prepared(arrays(workload))
-        method = fast.optimizer.step if step == "fastopt" else fast.optimizer.reference_step
-        take = functools.partial(method, fast.data.tree(fast.data.grads))
-        take()
-        tracemalloc.start()
-        take()
-        traced = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        resident = float("nan")
-        if os.access("/proc/self/clear_refs", os.W_OK):
-            with open("/proc/self/clear_refs", "w") as reset:
-                reset.write("5")  # the high-water mark starts anew
-            before = _resident("VmRSS")
-            take()
-            resident = _resident("VmHWM") - before
-        size = sum(p.nbytes for p in fast.data.params)
-        rows.append(
-            {"workload": workload, "contender": step, "traced": traced, "resident": resident, "parameters": size}
-        )
-    return rows
-
-
-def import_time(repeats: int) -> dict[str, float]:
-    """Seconds in fresh processes: of `import numpy`, and of what `import fastopt` adds to it."""
-    program = (
-        "from time import perf_counter as t; a = t(); import numpy; b = t(); import fastopt; print(b - a, t() - b)"
-    )
-    runs = []
-    for _ in range(repeats):
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        runs.append([float(x) for x in done.stdout.split()])
-    return {"numpy": median(r[0] for r in runs), "fastopt": median(r[1] for r in runs)}
-
-
-def measure(sizes: Sequence[str], large: Sequence[str], threads: int, seconds: float) -> dict[str, Any]:
+def measure(sizes: Sequence[str], large: Sequence[str], seconds: float) -> dict[str, Any]:
     # five optimizers, each with its state, over the same parameters and gradients
     large = [workload for workload in large if 12 * 4 * elements(workload) < available_memory()]
-    return {
-        "conditions": [
-            *gaps(sizes, threads, seconds),
-            *busy_machine(sizes, threads, seconds),
-            *denormals(sizes[1:3], seconds / 2),
-            *options(["1", *large], threads, seconds),
-        ],
-        "memory": memory(sizes[-1]),
-        "import": import_time(9),
-    }
+    rows = [*gaps(sizes, seconds), *busy_machine(sizes, seconds)]
+    rows += [*denormals(sizes[1:3], seconds / 2), *options(["1", *large], seconds)]
+    return {"conditions": rows}

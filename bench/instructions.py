@@ -48,7 +48,7 @@ def key() -> str:
     return f"{platform.machine()}-{ISA}-{sys.implementation.cache_tag}-{compiler}"
 
 
-def target() -> None:
+def take_steps() -> None:
     """What runs under callgrind."""
     import gc
 
@@ -74,7 +74,7 @@ def count() -> dict[str, int]:
 
     if ISA not in kernels.isas():
         raise Unavailable(f"no {ISA} here")
-    program = "from bench.instructions import target; target()"
+    program = "from bench.instructions import take_steps; take_steps()"
     with tempfile.TemporaryDirectory() as folder:
         command = ["valgrind", "--tool=callgrind", "--dump-before=getppid", f"--callgrind-out-file={folder}/out"]
         environment = {**os.environ, "FASTOPT_ISA": ISA, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}

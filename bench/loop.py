@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.peers import Fastopt, Limited, Naive, Out, Twin
+from bench.handwritten import Naive, Out
+from bench.peers import Fastopt, Limited, Peer, Twin
 from bench.runner import Contender, interleave
 from bench.workloads import CASES, Case, Data, mlp
 
@@ -50,41 +51,23 @@ class Model:
                 delta = delta @ weights[i].T
 
 
-class Iteration(Contender):
-    def __init__(self, model: Model, stepper: Contender | None, name: str) -> None:
-        self.model, self.stepper, self.name = model, stepper, name
-
-    def step(self) -> None:
-        self.model.backward()
-        if self.stepper:
-            self.stepper.step()
-
-
-class Spinning(Contender):
-    """The loop with all threads called in each step, and spinning until the next."""
-
-    name = "fastopt, threads spinning"
-
-    def __init__(self, loop: Iteration) -> None:
-        self.loop = loop
-
-    def run(self, n: int) -> float:
-        from fastopt.engine import sweep
-
-        sweep.set_forced(True)
-        try:
-            return self.loop.run(n)
-        finally:
-            sweep.set_forced(False)
-
-
 def measure(models: list[str], seconds: float) -> dict[str, Any]:
+    """Iterations without a step, and with the step of fastopt and of the NumPy forms."""
     rows = []
     for name in models:
         model = Model(*MODELS[name])
-        fast = Iteration(model, Fastopt(CASE, model.data), "fastopt")
-        contenders = [Iteration(model, None, "no step"), fast, Limited(fast, 1), Spinning(fast)]
-        contenders += [Iteration(model, peer(CASE, model.data), peer.name) for peer in (Naive, Out, Twin)]
+
+        def iteration(peer: type[Peer], model: Model = model) -> Contender:
+            stepper = peer(CASE, model.data)
+
+            def forward_backward_step() -> None:
+                model.backward()
+                stepper.step()
+
+            return Contender(peer.name, forward_backward_step)
+
+        fast = iteration(Fastopt)
+        contenders = [Contender("no step", model.backward), fast, Limited(fast, 1), *map(iteration, (Naive, Out, Twin))]
         for contender, timing in interleave(contenders, seconds, rounds=(9, 60), block=BLOCK).items():
             rows.append({"model": name, "contender": contender, **timing.row()})
     return {"loop": rows}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from bench.workloads import Case
+from bench.peers import Peer
+from bench.runner import Unavailable
+from bench.workloads import Case, Data
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -51,3 +54,40 @@ def descend(case: Case, dialect: str, p: Array, gradients: Iterable[Array]) -> t
 
 def _root(v: Array, eps: float, dialect: str) -> Array:
     return np.sqrt(v + eps) if dialect == "eps-inside" else np.sqrt(v) + eps
+
+
+# ---------------------------------------------------------------------------------------------------------------- check
+
+STEPS = 5
+# Relative error of the whole way, per element. float32: five updates of some ten roundings each, and numba's fastmath
+# takes a reciprocal square root estimate with one Newton step, 22 bits. A wrong formula is off by 1e-3 and more.
+TOLERANCE = {"float32": 2e-5, "float64": 1e-11}
+
+
+@functools.cache
+def check(peer: type[Peer], case: Case, dtype: str) -> str:
+    """The dialect in which this peer computes this case; raises Unavailable where it is none, or the peer cannot run.
+
+    Gradients change from step to step and span ten decades, so that eps and its place matter.
+    """
+    data = Data([(1,), (33, 5), (4099,)], dtype, case.state)
+    rng = np.random.default_rng(1)
+    start = [p.astype(np.float64) for p in data.params]
+    scales = [10.0 ** rng.uniform(-9, 1, p.shape) for p in data.params]
+    history = [[(s * rng.uniform(-1, 2, s.shape)).astype(dtype) for s in scales] for _ in range(STEPS)]
+    contender = peer(case, data)
+    for grads in history:
+        data.renew(grads)
+        contender.refresh()
+        contender.take()
+    worst = []
+    for dialect in DIALECTS:
+        error = 0.0
+        for i, p in enumerate(start):
+            end, way = descend(case, dialect, p, [grads[i].astype(np.float64) for grads in history])
+            rounding = STEPS * np.finfo(dtype).eps * np.abs(p)
+            error = max(error, float(np.max((np.abs(contender.values()[i] - end) - rounding) / way)))
+        if error <= TOLERANCE[dtype]:
+            return dialect
+        worst.append(error)
+    raise Unavailable(f"computes something else: off by {min(worst):.1e} of the way after {STEPS} steps")

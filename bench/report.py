@@ -4,16 +4,69 @@
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from operator import itemgetter
+from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from bench import paper, targets
-from bench.targets import Results, Verdict, number
+from bench import paper
+from bench.workloads import elements
+
+Row = dict[str, Any]
+Results = dict[str, Any]
+NUMPY = ("NumPy naive", "NumPy out=", "NumPy twin")
+NUMBA = ("numba", "numba parallel")
+
+
+# ----------------------------------------------------------------------------------------------------- rows and numbers
+
+
+def number(x: float | None) -> str:
+    """Three digits, thousands apart."""
+    if x is None or x != x:
+        return "–"
+    if x == 0:
+        return "0"
+    digits = max(0, 2 - int(f"{abs(x):e}".split("e")[1]))
+    return f"{x:,.{digits}f}"
+
+
+def longest(words: Iterable[str]) -> int:
+    return max(map(len, words), default=0)
+
+
+def label(workload: str) -> str:
+    """10^6 for 1e6."""
+    return re.sub(r"^1e(\d+)$", r"10^\1", workload)
+
+
+def select(results: Results, **labels: Any) -> dict[str, Row]:
+    """Contender -> row, of the steps with these labels."""
+    rows = results.get("steps", [])
+    return {row["contender"]: row for row in rows if all(row[key] == value for key, value in labels.items())}
+
+
+def fastest(rows: dict[str, Row], wanted: Callable[[Row], bool]) -> Row | None:
+    return min((row for row in rows.values() if wanted(row)), key=itemgetter("x_fastopt"), default=None)
+
+
+def most_threads(results: Results) -> int:
+    return max((row["threads"] for row in results.get("steps", [])), default=1)
+
+
+def adam(results: Results) -> dict[str, dict[str, Row]]:
+    """Workload -> contender -> row, of Adam in float32 with all threads."""
+    workloads = dict.fromkeys(row["workload"] for row in results.get("steps", []))
+    labels = {"case": "adam", "dtype": "float32", "threads": most_threads(results)}
+    found = {workload: select(results, workload=workload, **labels) for workload in workloads}
+    return {workload: rows for workload, rows in found.items() if "fastopt" in rows}
+
+
+# --------------------------------------------------------------------------------------------------------------- tables
 
 
 @dataclass
@@ -25,13 +78,37 @@ class Sheet:
     rows: list[list[str]] = field(default_factory=list)
     note: str = ""
 
-    def rich(self) -> Table:
-        table = Table(title=self.title, caption=self.note or None, title_justify="left", caption_justify="left")
-        for i, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if i else "left", overflow="fold")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
+    def widths(self, width: int) -> list[int]:
+        """Of each column, where the whole has so many characters: the widest wraps between words if that is enough."""
+        columns = list(zip(self.columns, *self.rows, strict=True))
+        words = [longest(" ".join(column).split()) for column in columns]
+        found = [max(longest(title.split()), longest(cells)) for title, *cells in columns]  # titles may always wrap
+        widest = found.index(max(found))
+        room = width - sum(found) - 2 * (len(found) - 1) + found[widest]
+        if words[widest] <= room < found[widest]:
+            found[widest] = room
+        return found
+
+    def rich(self, width: int) -> Iterator[Table]:
+        """As many tables as it takes to fit into so many characters, each with the first column."""
+        widths = self.widths(width)
+        parts, used = [[0]], widths[0]
+        for i, w in enumerate(widths[1:], start=1):
+            if used + w + 2 > width and len(parts[-1]) > 1:
+                parts.append([0])
+                used = widths[0]
+            parts[-1].append(i)
+            used += w + 2
+        for part in parts:
+            table = Table(title=self.title, caption=self.note if part is parts[-1] else None, title_justify="left")
+            table.caption_justify, table.box = "left", SIMPLE_HEAD
+            table.show_edge, table.pad_edge, table.padding = False, False, (0, 1, 0, 0)
+            for i in part:
+                numbers = all(row[i][:1] in "–0123456789" for row in self.rows)
+                table.add_column(self.columns[i], justify="right" if numbers and i else "left", width=widths[i])
+            for row in self.rows:
+                table.add_row(*(row[i] for i in part))
+            yield table
 
     def markdown(self) -> str:
         lines = [self.columns, [":--"] + ["--:"] * (len(self.columns) - 1), *self.rows]
@@ -39,135 +116,86 @@ class Sheet:
         return body + (f"\n\n{self.note}" if self.note else "")
 
 
-def mark(verdict: Verdict | None) -> str:
-    if verdict is None or verdict.met is None:
-        return ""
-    return "met" if verdict.met else "MISSED (met as a ratio)" if verdict.by_ratio else "MISSED"
+def pivot(title: str, rows: list[Row], down: Callable[[Row], str], across: Callable[[Row], str]) -> Sheet:
+    """The times: a line for each value of `down`, a column for each of `across`."""
+    columns = dict.fromkeys(map(across, rows))
+    cells = {(down(row), across(row)): number(row["us"]) for row in rows}
+    lines = [[name, *(cells.get((name, column), "–") for column in columns)] for name in dict.fromkeys(map(down, rows))]
+    return Sheet(title, ["", *columns], lines)
 
 
-def label(workload: str) -> str:
-    """10^6 for 1e6."""
-    return re.sub(r"^1e(\d+)$", r"10^\1", workload)
-
-
-def headline(results: Results) -> Sheet:
-    threads = max((row["threads"] for row in results.get("steps", [])), default=1)
-    sheet = Sheet(
-        f"Adam, float32, {threads} threads: µs a step",
-        [
-            "workload",
-            "best packaged peer",
-            "numba",
-            "best NumPy",
-            "roof",
-            "fastopt",
-            "× roof",
-            "target",
-            "measured",
-            "",
-        ],
-    )
-    for workload, line in targets.headline(results):
-        verdict = line["verdict"]
-        packaged, numba, numpy = (line[key] for key in ("packaged", "numba", "numpy"))
-        sheet.rows.append(
-            [
-                label(workload),
-                f"{packaged['contender']} {number(packaged['us'])}" if packaged else "–",
-                number(numba and numba["us"]),
-                number(numpy and numpy["us"]),
-                number(line["roof"]),
-                number(line["fastopt"]),
-                number(line["x_roof"]),
-                verdict.target if verdict else "",
-                verdict.measured if verdict else "",
-                mark(verdict),
-            ]
-        )
-    return sheet
+def of_workload(row: Row) -> str:
+    return label(row["workload"])
 
 
 def speed(results: Results) -> Sheet:
-    """The headline for readers, who have set no targets."""
-    sheet = headline(results)
-    return Sheet(sheet.title, sheet.columns[:-3], [row[:-3] for row in sheet.rows])
+    columns = ["workload", "fastopt, µs", "roof, µs", "× roof", "best package", "its ×", "numba's ×", "NumPy's ×"]
+    sheet = Sheet(f"Adam, float32, {most_threads(results)} threads: a step", columns)
+    sheet.note = "Its ×, numba's, NumPy's: how many times as long as fastopt's step theirs takes, the best of each."
 
+    def times(row: Row | None) -> str:
+        return number(row and row["x_fastopt"])
 
-def promises(results: Results) -> Sheet:
-    rows = [[v.what, v.target, v.measured, mark(v)] for v in targets.verdicts(results)]
-    return Sheet("Promises: target beside measured", ["promise", "target", "measured", ""], rows)
+    for workload, rows in adam(results).items():
+        mine, roof = rows["fastopt"], rows.get("roof")
+        package = fastest(rows, itemgetter("packaged"))
+        numba = fastest(rows, lambda row: row["contender"] in NUMBA)
+        numpy = fastest(rows, lambda row: row["contender"] in NUMPY)
+        line = [label(workload), number(mine["us"]), number(roof and roof["us"]), number(mine["x_roof"])]
+        line += [package["contender"] if package else "–", times(package), times(numba), times(numpy)]
+        sheet.rows.append(line)
+    return sheet
 
 
 def everybody(results: Results) -> Sheet:
     """Adam, float32, all threads: everybody at every workload."""
-    threads = max((row["threads"] for row in results.get("steps", [])), default=1)
-    workloads = [workload for workload, _ in targets.headline(results)]
-    found = {w: targets.select(results, case="adam", dtype="float32", workload=w, threads=threads) for w in workloads}
-    sheet = Sheet("Adam, float32, everybody: µs a step", ["", *map(label, workloads)])
-    notes: dict[str, str] = {}  # dialect -> its sign
-    for name in dict.fromkeys(name for rows in found.values() for name in rows):
-        dialect = next(rows[name]["formula"] for rows in found.values() if name in rows)
-        sign = notes.setdefault(dialect, "¹²³⁴"[len(notes)]) if paper.DIALECTS.get(dialect) else ""
-        times = [number(rows[name]["us"]) if name in rows else "–" for rows in found.values()]
-        sheet.rows.append([name + sign, *times])
-    sheet.note = " ".join(f"{sign} Another formula: {paper.DIALECTS[dialect]}." for dialect, sign in notes.items())
+    rows = [row for found in adam(results).values() for row in found.values()]
+    dialects = dict.fromkeys(row["formula"] for row in rows if paper.DIALECTS.get(row["formula"]))
+    signs = dict(zip(dialects, "¹²³⁴", strict=False))
+    title = "Adam, float32, everybody: µs a step"
+    sheet = pivot(title, rows, lambda row: row["contender"] + signs.get(row["formula"], ""), of_workload)
+    sheet.note = " ".join(f"{sign} Another formula: {paper.DIALECTS[name]}." for name, sign in signs.items())
     return sheet
 
 
 def units(results: Results) -> Sheet:
     """fastopt in every unit, beside the fastest of all others."""
-    sheet = Sheet(
-        "fastopt in every unit",
-        [
-            "rule",
-            "type",
-            "workload",
-            "threads",
-            "µs (quartiles)",
-            "ns/parameter",
-            "GB/s",
-            "× roof",
-            "best other",
-            "it takes",
-        ],
-    )
+    columns = ["step", "µs", "± %", "GB/s", "× roof", "best other", "its ×"]
+    sheet = Sheet("fastopt, every rule and type", columns)
+    sheet.note = "±: half of what lies between the quartiles. Its ×: how many times as long as fastopt's step it takes."
     for row in results.get("steps", []):
         if row["contender"] != "fastopt":
             continue
         labels = {key: row[key] for key in ("case", "dtype", "workload", "threads")}
-        rival = targets.best(targets.select(results, **labels), lambda name, _: name not in ("fastopt", "roof"))
-        sheet.rows.append(
-            [
-                row["case"],
-                row["dtype"],
-                label(row["workload"]),
-                str(row["threads"]),
-                f"{number(row['us'])} ({number(row['q1'])} – {number(row['q3'])})",
-                number(row["ns_per_parameter"]),
-                number(row["gb_per_s"]),
-                number(row["x_roof"]),
-                rival["contender"] if rival else "–",
-                f"{number(rival['x_fastopt'])} ×" if rival else "–",
-            ]
-        )
+        rival = fastest(select(results, **labels), lambda row: row["contender"] not in ("fastopt", "roof"))
+        name = f"{row['case']} {row['dtype']}, {label(row['workload'])}" + ", 1 thread" * (row["threads"] == 1)
+        line = [name, number(row["us"]), f"{50 * (row['q3'] - row['q1']) / row['us']:.0f}"]
+        line += [number(row["gb_per_s"]), number(row["x_roof"])]
+        line += [rival["contender"] if rival else "–", number(rival and rival["x_fastopt"])]
+        sheet.rows.append(line)
     return sheet
 
 
 def loop(results: Results) -> Sheet:
-    rows = results.get("loop", [])
-    models = list(dict.fromkeys(row["model"] for row in rows))
-    times = {(row["contender"], row["model"]): row["us"] for row in rows}
-    names = dict.fromkeys(row["contender"] for row in rows)
-    lines = [[name, *(number(times[name, model]) for model in models)] for name in names]
-    return Sheet("Training loop in NumPy, BLAS threads on: µs an iteration", ["step by", *models], lines)
+    title = "Training loop in NumPy, BLAS threads on: µs an iteration"
+    return pivot(title, results.get("loop", []), itemgetter("contender"), itemgetter("model"))
+
+
+def by_condition(title: str, rows: list[Row]) -> Sheet:
+    """A line a condition and contender, with the workloads of all conditions from small to large."""
+    sheet = pivot(title, rows, lambda row: f"{row['condition']}: {row['contender']}", of_workload)
+    sizes = {label(row["workload"]): elements(row["workload"]) for row in rows}
+    order = [0, *(sheet.columns.index(name) for name in sorted(sizes, key=sizes.__getitem__))]
+    lines = [[line[i] for i in order] for line in [sheet.columns, *sheet.rows]]
+    return Sheet(title, lines[0], lines[1:])
+
+
+def first_steps(results: Results) -> Sheet:
+    return by_condition("First steps of Adam, float32: µs", results.get("first-steps", []))
 
 
 def conditions(results: Results) -> Sheet:
-    lines = [
-        [f"{row['condition']}: {row['contender']}", label(row["workload"]), number(row["us"])]
-        for row in results.get("conditions", [])
-    ]
-    return Sheet("Other conditions, Adam: µs a step", ["condition", "workload", "µs"], lines)
+    return by_condition("Other conditions, Adam: µs a step", results.get("conditions", []))
 
 
 def instructions(results: Results) -> Sheet:
@@ -193,56 +221,36 @@ def machine(results: Results) -> Iterator[str]:
         yield f"{part}: took {load['seconds']:.0f} s, others meanwhile kept {load['others_cores']:.2f} cores busy"
 
 
-SHEETS = (headline, speed, promises, everybody, units, loop, conditions, instructions, skipped)
+SHEETS = (speed, everybody, units, loop, first_steps, conditions, skipped)
+
+
+def print_sheet(sheet: Sheet, console: Console) -> None:
+    for table in sheet.rich(console.width):
+        console.print(table, "")
 
 
 def show(results: Results, console: Console) -> None:
     for make in SHEETS:
         sheet = make(results)
         if sheet.rows:
-            console.print(sheet.rich(), "")
+            print_sheet(sheet, console)
     for line in machine(results):
         console.print(line, highlight=False, markup=False)
 
 
-# ------------------------------------------------------------------------------------------------------------- pages
-
-CAPTIONS = {
-    "throughput": "Throughput of an Adam step against the number of parameters, with the machine's roof",
-    "speedup": "How many times faster fastopt's step is than each peer's",
-    "small-tensors": "Time of a step over many small tensors",
-    "scaling": "Throughput with one thread and more, with the roof of each",
-    "iteration": "Time of a training iteration by who takes the step",
-}
-BLOCK = re.compile(r"(<!-- bench:(\S+) -->\n).*?(<!-- /bench -->)", re.DOTALL)
+BLOCK = re.compile(r"(<!-- bench:(\S+) -->\n).*?(?=<!-- /bench -->)", re.DOTALL)
 
 
-def fill(page: Path, results: Results, pictures: Path) -> int:
-    """Put results between the marks `<!-- bench:NAME -->` and `<!-- /bench -->` of a page; NAME: a sheet or a picture.
+def fill(page: str, results: Results) -> str:
+    """The text of a page with new tables between its marks `<!-- bench:NAME -->` and `<!-- /bench -->`.
 
-    Pictures are copied to images/ beside the page, or to docs/images/ for a page at the top of the repository.
+    A block of which there are no results stays as it is.
     """
-    sheets = {make.__name__: make for make in SHEETS}
-    folder = Path("docs/images") if (page.parent / "docs").is_dir() else Path("images")
-    done = 0
+    sheets = {make.__name__: make(results) for make in SHEETS}
+    blocks = {name: sheet.markdown() for name, sheet in sheets.items() if sheet.rows}
+    blocks["machine"] = "\n".join(f"- {line}" for line in machine(results))
 
     def block(match: re.Match[str]) -> str:
-        nonlocal done
-        begin, name, end = match.groups()
-        if name == "machine":
-            body = "\n".join(f"- {line}" for line in machine(results))
-        elif name in sheets:
-            body = sheets[name](results).markdown()
-        elif name in CAPTIONS:
-            target = page.parent / folder / f"bench-{name}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(pictures / f"{name}.png", target)
-            body = f"![{CAPTIONS[name]}]({folder.as_posix()}/{target.name})"
-        else:
-            known = ", ".join([*sheets, *CAPTIONS, "machine"])
-            raise ValueError(f"{page.name}: nothing is called {name!r}; there are {known}")
-        done += 1
-        return f"{begin}{body}\n{end}"
+        return f"{match[1]}{blocks[match[2]]}\n" if match[2] in blocks else match[0]
 
-    page.write_text(BLOCK.sub(block, page.read_text()))
-    return done
+    return BLOCK.sub(block, page)

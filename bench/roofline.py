@@ -13,7 +13,6 @@ import sysconfig
 from functools import cache
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 from bench.runner import Contender, Unavailable
 from bench.workloads import Data
@@ -26,70 +25,58 @@ if platform.machine() in ("x86_64", "AMD64"):
 REALS = {"float32": ("float", ctypes.c_float), "float64": ("double", ctypes.c_double)}
 
 
-def compiler() -> list[str]:
-    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    for candidate in (command, ["cc"], ["gcc"], ["clang"]):
-        if shutil.which(candidate[0]):
-            return candidate[:1]
+def compiler() -> str:
+    first = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")[0]
+    for candidate in (first, "cc", "gcc", "clang"):
+        if shutil.which(candidate):
+            return candidate
     raise Unavailable("no C compiler")
 
 
 @cache
-def library(dtype: str) -> ctypes.CDLL:
-    """roofline.c for one type; built when the source, the compiler or the flags have changed."""
-    real = REALS[dtype][0]
-    command = [*compiler(), *FLAGS, f"-DREAL={real}"]
+def library(dtype: str, slots: int) -> ctypes.CDLL:
+    """roofline.c for one type and number of slots; built when the source, the compiler or the flags have changed."""
+    command = [compiler(), *FLAGS, f"-DREAL={REALS[dtype][0]}", f"-DSLOTS={slots}"]
     version = subprocess.run([command[0], "--version"], capture_output=True, check=True).stdout
     tag = hashlib.sha256(SOURCE.read_bytes() + version + " ".join(command).encode()).hexdigest()[:12]
-    target = BUILD / f"roofline-{real}-{tag}.so"
-    if not target.exists():
+    built = BUILD / f"roofline-{dtype}-{slots}-{tag}.so"
+    if not built.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(f".{os.getpid()}")
+        partial = built.with_suffix(f".{os.getpid()}")
         made = subprocess.run([*command, str(SOURCE), "-o", str(partial)], capture_output=True, text=True)
         if made.returncode:
             raise Unavailable(f"roofline.c was not built: {made.stderr.strip().splitlines()[0]}")
-        partial.replace(target)
-    return ctypes.CDLL(str(target))
+        partial.replace(built)
+    return ctypes.CDLL(str(built))
+
+
+def plural(threads: int) -> str:
+    return f"{threads} thread{'s' * (threads > 1)}"
 
 
 class Roof(Contender):
     """Sweeps over the arrays of `data`; repetitions loop in C, so that small sizes are real."""
 
-    function = "sweep"
-
-    def __init__(self, data: Data, threads: int, prefetch: bool = False) -> None:
-        self.name = f"roof ({threads} thread{'s' * (threads > 1)}{', prefetch' * prefetch})"
-        if len(data.state) > 4:
-            raise Unavailable("roofline.c has no loop for more than four slots of state")
-        pointers = [
-            a.ctypes.data for arrays in zip(data.params, data.grads, *data.state.values(), strict=True) for a in arrays
-        ]
+    def __init__(self, data: Data, threads: int, prefetch: bool = False, factor: float = 0.0) -> None:
+        real = REALS[data.dtype.name][1]
+        every_tensor = zip(data.params, data.grads, *data.state.values(), strict=True)
+        pointers = [array.ctypes.data for arrays in every_tensor for array in arrays]
+        self.name = f"roof ({plural(threads)}{', prefetch' * prefetch})"
         self.data = data  # keeps the arrays alive
-        self.call = getattr(library(data.dtype.name), self.function)
+        self.sweep = library(data.dtype.name, len(data.state)).sweep
         self.arguments = [
             ctypes.c_size_t(len(data.params)),
             (ctypes.c_size_t * len(data.params))(*[p.size for p in data.params]),
             (ctypes.c_void_p * len(pointers))(*pointers),
-            *self.how(prefetch, threads),
+            real(factor),
+            ctypes.c_int(prefetch),
+            ctypes.c_int(threads),
         ]
-
-    def how(self, prefetch: bool, threads: int) -> list[Any]:
-        nothing = REALS[self.data.dtype.name][1](0)
-        return [nothing, ctypes.c_int(len(self.data.state)), ctypes.c_int(prefetch), ctypes.c_int(threads)]
 
     def run(self, n: int) -> float:
         begin = perf_counter()
-        self.call(*self.arguments, ctypes.c_size_t(n))
+        self.sweep(*self.arguments, ctypes.c_size_t(n))
         return (perf_counter() - begin) / n
-
-
-class GradientRead(Roof):
-    """Reads the gradients once."""
-
-    function = "gradients"
-
-    def how(self, prefetch: bool, threads: int) -> list[Any]:
-        return [ctypes.c_int(len(self.data.state)), ctypes.c_int(threads)]
 
 
 def roofs(data: Data, threads: int) -> list[Roof]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, repeat
+from multiprocessing import get_context
+from pathlib import Path
 from statistics import median, quantiles
 from time import perf_counter
 from typing import Any
@@ -25,17 +27,34 @@ class Unavailable(Exception):  # noqa: N818 (it is no error)
 
 
 class Contender:
-    """Something that takes steps. Subclasses set `step`, a callable without arguments, or override `run`."""
+    """Something that takes steps, and what is done before each of them without being timed."""
 
-    name = ""
     most = 10**6  # steps in one measurement
-    step: Callable[[], Any]
+    warm_up = WARM_UP
+    between: Callable[[], Any] | None = None
+
+    def __init__(self, name: str, step: Callable[[], Any], between: Callable[[], Any] | None = None) -> None:
+        self.name, self.step, self.between = name, step, between
 
     def refresh(self) -> None:
         """Called, untimed, when the gradients have changed and before each measurement."""
 
+    def take(self) -> None:
+        """One step and what comes before it."""
+        if self.between:
+            self.between()
+        self.step()
+
     def run(self, n: int) -> float:
         """Seconds a step, over n steps."""
+        if self.between:  # each step by a clock of its own
+            spent = 0.0
+            for _ in range(n):
+                self.between()
+                begin = perf_counter()
+                self.step()
+                spent += perf_counter() - begin
+            return spent / n
         step = self.step
         begin = perf_counter()
         for _ in repeat(None, n):
@@ -57,9 +76,9 @@ class Timing:
         return first, middle, third
 
     def row(self) -> dict[str, Any]:
-        """Median, quartiles and rounds in us, as results list them."""
+        """Median and quartiles in us, as results list them."""
         q1, us, q3 = (1e6 * s for s in self.quartiles())
-        return {"us": us, "q1": q1, "q3": q3, "rounds": {str(r): 1e6 * s for r, s in self.rounds.items()}}
+        return {"us": us, "q1": q1, "q3": q3, "rounds": len(self.rounds)}
 
     def over(self, other: Timing) -> float:
         """The median of the ratios to another's within the rounds: what disturbs a whole round cancels out.
@@ -77,9 +96,9 @@ def calibrate(contender: Contender, block: float) -> tuple[int, float]:
     contender.refresh()
     contender.run(1)
     seconds = contender.run(1)
-    if seconds < LONG:  # as before each measurement
+    if seconds < LONG and contender.warm_up:  # as before each measurement
         contender.refresh()
-        contender.run(WARM_UP)
+        contender.run(contender.warm_up)
         seconds = contender.run(1)
     n = 1
     while seconds * n < block / 4 and 4 * n <= contender.most:
@@ -110,42 +129,67 @@ def interleave(
     found = [entry for entry in found if not timings[entry[0].name].rounds]
     for r in count():
         if r == rounds[1] or (r >= rounds[0] and perf_counter() > deadline):
-            return timings
+            break
         shift = r % max(1, len(found))
         for contender, inner, estimate in found[shift:] + found[:shift]:
             if estimate > 4 * fastest and r % 4:
                 continue
             time.sleep(pause)
             contender.refresh()
-            if estimate < LONG:
-                contender.run(max(inner, WARM_UP))
+            if estimate < LONG and contender.warm_up:
+                contender.run(max(inner, contender.warm_up))
                 contender.refresh()
             timings[contender.name].rounds[r] = contender.run(inner)
-    raise AssertionError("unreachable")
+    return timings
 
 
-def _busy() -> float:
-    """Seconds of CPU that everything on the machine has used since its start, what a hypervisor stole included."""
-    with open("/proc/stat") as stat:
-        user, nice, system, _idle, _iowait, irq, softirq, steal = (int(x) for x in stat.readline().split()[1:9])
-    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+# ------------------------------------------------------------------------------------------------------------ processes
 
 
-def _own() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
+def own_process(log: Path | None = None) -> ProcessPoolExecutor:
+    """A fresh process that takes one piece of work after another. What is written in it goes to `log`."""
+    return ProcessPoolExecutor(1, get_context("spawn"), initializer=_write_to, initargs=(log,))
+
+
+def _write_to(log: Path | None) -> None:
+    if log:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Processes that are started meanwhile have a single core: an affinity mask, which every library must obey."""
+    environment = dict(os.environ)
+    known = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "NPROC")
+    os.environ.update(dict.fromkeys(known, "1"))
+    mask = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    if mask:
+        os.sched_setaffinity(0, {max(mask)})
+    try:
+        yield
+    finally:
+        if mask:
+            os.sched_setaffinity(0, mask)
+        os.environ.clear()
+        os.environ.update(environment)
 
 
 @contextmanager
 def others() -> Iterator[dict[str, float]]:
     """Fill in, at the end, the wall time and the cores that other processes kept busy meanwhile (NaN where unknown)."""
-    found = {"seconds": 0.0, "others_cores": float("nan")}
-    begin = perf_counter()
-    try:
-        busy = _busy() - _own()
-    except OSError:
-        busy = float("nan")
+
+    def spent() -> float:
+        if not os.path.exists("/proc/stat"):
+            return float("nan")
+        with open("/proc/stat") as stat:  # what a hypervisor stole counts as well
+            user, nice, system, _idle, _iowait, irq, softirq, steal = (int(x) for x in stat.readline().split()[1:9])
+        own = sum(os.times()[:4])  # with the children that have ended
+        return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK") - own
+
+    found: dict[str, float] = {}
+    begin, before = perf_counter(), spent()
     yield found
     found["seconds"] = perf_counter() - begin
-    if busy == busy:
-        found["others_cores"] = max(0.0, (_busy() - _own() - busy) / found["seconds"])
+    found["others_cores"] = max((spent() - before) / found["seconds"], 0.0)  # NaN stays

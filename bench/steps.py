@@ -1,21 +1,29 @@
-"""The step alone: fastopt, its roof and every peer over the same arrays, for each rule, type and workload."""
+"""The step alone: fastopt, its roof and every peer, for each rule, type, workload and number of threads."""
 
 from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import product
 from time import time
 from typing import Any
 
-from bench.peers import PEERS, Fastopt, Peer, check
+from bench.handwritten import Naive, Numba, NumbaParallel, Out
+from bench.packages import DeepSpeed, Keras, Optax, Sklearn, Thinc, Torch, TorchForeach, TorchFused
+from bench.paper import check
+from bench.peers import Fastopt, Limited, Peer, Twin
 from bench.roofline import Roof, roofs
-from bench.runner import Contender, Timing, Unavailable, interleave
+from bench.runner import Contender, Timing, Unavailable, interleave, own_process
 from bench.workloads import CASES, WORKLOADS, Case, Data, all_cases, elements
 
 Record = dict[str, Any]
+Reasons = dict[str, str]  # peer -> why it was not measured
 ROOF = "roof"
+PEERS: list[type[Peer]] = [Naive, Out, Twin, Numba, NumbaParallel, Thinc, Sklearn]
+PEERS += [Torch, TorchForeach, TorchFused, DeepSpeed, Optax, Keras]
 
 
 def available_memory() -> float:
@@ -34,27 +42,22 @@ def prepared(data: Data, case: Case = CASES["adam"]) -> Fastopt:
     return fast
 
 
-def gather(case: Case, data: Data, peers: Iterable[type[Peer]], threads: int) -> tuple[list[Contender], dict[str, str]]:
-    """Everything that can take this step and computes it right, over the arrays of `data`; why others do not."""
+def gather(case: Case, data: Data, peers: Iterable[type[Peer]]) -> tuple[list[Contender], Reasons]:
+    """fastopt and all peers that can take this step and compute it right, over the arrays of `data`."""
     contenders: list[Contender] = [prepared(data, case)]
     skipped = {}
     for peer in peers:
         try:
-            known = case.name in CASES
-            formula = check(peer, case, data.dtype.name) if known else "paper"  # type: ignore[arg-type]
+            formula = check(peer, case, data.dtype.name) if case.name in CASES else "paper"
             contender = peer(case, data)
             contender.formula = formula
             contenders.append(contender)
         except Unavailable as reason:
             skipped[peer.name] = str(reason)
-    try:
-        contenders += roofs(data, threads)
-    except Unavailable as reason:
-        skipped[ROOF] = str(reason)
     return contenders, skipped
 
 
-def records(contenders: list[Contender], timings: dict[str, Timing], data: Data, **labels: Any) -> list[Record]:
+def records(contenders: Sequence[Contender], timings: dict[str, Timing], data: Data, **labels: Any) -> list[Record]:
     """One row a contender, the first of whom is fastopt; of the candidates for the roof only the fastest."""
     fast = timings[contenders[0].name]
     candidates = [c.name for c in contenders if isinstance(c, Roof)]
@@ -64,7 +67,7 @@ def records(contenders: list[Contender], timings: dict[str, Timing], data: Data,
         if contender.name in candidates and contender.name != best:
             continue
         timing = timings[contender.name]
-        q1, median, q3 = timing.quartiles()
+        times = timing.row()
         rows.append(
             {
                 **labels,
@@ -73,12 +76,8 @@ def records(contenders: list[Contender], timings: dict[str, Timing], data: Data,
                 "formula": getattr(contender, "formula", ""),
                 "packaged": getattr(contender, "packaged", False),
                 "elements": data.elements,
-                "us": 1e6 * median,
-                "q1": 1e6 * q1,
-                "q3": 1e6 * q3,
-                "rounds": len(timing.rounds),
-                "ns_per_parameter": 1e9 * median / data.elements,
-                "gb_per_s": data.bytes_moved / median / 1e9,
+                **times,
+                "gb_per_s": data.bytes_moved / times["us"] / 1e3,
                 "x_roof": timing.over(timings[best]) if best else None,
                 "x_fastopt": timing.over(fast),
             }
@@ -86,20 +85,73 @@ def records(contenders: list[Contender], timings: dict[str, Timing], data: Data,
     return rows
 
 
-def cell(
-    case: Case, dtype: str, workload: str, threads: int, seconds: float, peers: Iterable[type[Peer]] = PEERS
-) -> tuple[list[Record], dict[str, str]]:
-    """Measure one rule, type and workload."""
-    labels = {"case": case.name, "dtype": dtype, "workload": workload, "threads": threads}
+def together(
+    case: Case, dtype: str, workload: str, threads: int, seconds: float, peers: Sequence[type[Peer]], with_roof: bool
+) -> tuple[list[Record], Reasons]:
+    """fastopt and these peers in this process, over the same arrays."""
     # p, g and state once for all, again inside JAX, Keras and scikit-learn, and the temporaries of NumPy's forms
     need = 5 * (2 + len(case.state)) * elements(workload) * (8 if dtype == "float64" else 4)
     if need > available_memory():
         return [], {"everything": f"{workload} in {dtype} wants {need / 2**30:.0f} GiB of free memory"}
     data = Data(WORKLOADS[workload], dtype, case.state)
-    contenders, skipped = gather(case, data, peers, threads)
+    contenders, skipped = gather(case, data, peers)
+    try:
+        contenders += roofs(data, threads) if with_roof else []
+    except Unavailable as reason:
+        skipped[ROOF] = str(reason)
+    labels = {"case": case.name, "dtype": dtype, "workload": workload, "threads": threads}
     rows = records(contenders, interleave(contenders, seconds), data, **labels)
     del contenders
     gc.collect()
+    return rows, skipped
+
+
+# Where each library that disturbs others is measured, from one cell to the next: it is loaded once.
+PROCESSES: dict[str, ProcessPoolExecutor] = {}
+
+
+def apart(library: str, *how: Any) -> tuple[list[Record], Reasons]:
+    """`together` in the process of this library."""
+    if library not in PROCESSES:
+        PROCESSES[library] = own_process()
+    try:
+        return PROCESSES[library].submit(together, *how).result()
+    except BrokenProcessPool:
+        PROCESSES.pop(library).shutdown()
+        return [], {library: "its process ended while it was measured"}
+
+
+def end_processes() -> None:
+    """Or a process of its own that has some would wait for them forever."""
+    while PROCESSES:
+        PROCESSES.popitem()[1].shutdown()
+
+
+def cell(
+    case: Case, dtype: str, workload: str, threads: int, seconds: float, peers: Sequence[type[Peer]] = PEERS
+) -> tuple[list[Record], Reasons]:
+    """Measure one rule, type and workload: most here, each library that disturbs others in a process of its own."""
+
+    def of(library: str | None) -> list[type[Peer]]:
+        return [peer for peer in peers if peer.library == library]
+
+    def share(group: list[type[Peer]]) -> float:
+        return seconds * (1 + len(group)) / (1 + len(peers))
+
+    here = of(None)
+    rows, skipped = together(case, dtype, workload, threads, share(here), here, True)
+    if not rows:
+        return rows, skipped
+    mine = rows[0]
+    for library in dict.fromkeys(peer.library for peer in peers if peer.library):
+        found, reasons = apart(library, case, dtype, workload, threads, share(of(library)), of(library), False)
+        # Ratios to fastopt are those to the fastopt beside it. That to the roof goes by way of both.
+        rows += [
+            {**row, "x_roof": mine["x_roof"] and row["x_fastopt"] * mine["x_roof"]}
+            for row in found
+            if row["contender"] != mine["contender"]
+        ]
+        skipped |= reasons
     return rows, skipped
 
 
@@ -109,7 +161,7 @@ def measure(
     workloads: Iterable[str],
     threads: int,
     seconds: float,
-    until: float = math.inf,
+    until: float,
     patience: float = math.inf,
 ) -> dict[str, Any]:
     """All combinations in the order workload, type, case; as many as begin before the time `until`.
@@ -117,24 +169,45 @@ def measure(
     Who took `patience` times as long as fastopt over some 10^7 elements is left out where there are many more.
     `skipped` lists for each peer its reasons, each with the cells it was given for.
     """
-    known = all_cases()
     rows: list[Record] = []
     skipped: dict[str, dict[str, list[str]]] = {}
     slow: set[str] = set()
     for workload, dtype, name in product(workloads, dtypes, cases):
         found: list[Record] = []
-        if time() > until:
-            reasons = {"everything": "no time was left in a short run: --minutes or --full has it"}
-        else:
+        reasons = {"everything": "no time was left: --minutes or --full has it"}
+        if time() < until:
             left_out = slow if elements(workload) > 5e7 else set()
             peers = [peer for peer in PEERS if peer.name not in left_out]
-            found, reasons = cell(known[name], dtype, workload, threads, seconds, peers)
+            found, reasons = cell(all_cases()[name], dtype, workload, threads, seconds, peers)
             reason = f"{patience:g} times as slow as fastopt at 10^7 elements: --full has it"
-            reasons = {**reasons, **dict.fromkeys(left_out, reason)}
-            us = {row["contender"]: row["us"] for row in found}
+            reasons |= dict.fromkeys(left_out, reason)
             if elements(workload) >= 1e7:
-                slow |= {peer for peer, t in us.items() if t > patience * us["fastopt"]}
+                slow |= {row["contender"] for row in found if row["x_fastopt"] > patience}
         rows += found
         for peer, reason in reasons.items():
             skipped.setdefault(peer, {}).setdefault(reason, []).append(f"{name} {dtype} {workload}")
     return {"steps": rows, "skipped": skipped}
+
+
+# ---------------------------------------------------------------------------------------------------- number of threads
+
+
+def counts(threads: int) -> list[int]:
+    """1, 2, 4, ... and the number itself."""
+    return sorted({threads, *(2**k for k in range(threads.bit_length()) if 2**k <= threads)})
+
+
+def scaling(workloads: Sequence[str], threads: int, seconds: float) -> dict[str, Any]:
+    """Adam with one thread, two, four and so on, each beside its roof."""
+    case, rows = CASES["adam"], []
+    for workload in workloads:
+        data = Data(WORKLOADS[workload], "float32", case.state)
+        fast = prepared(data, case)
+        groups = {n: [Limited(fast, n), Roof(data, n, False), Roof(data, n, True)] for n in counts(threads)}
+        timings = interleave([contender for group in groups.values() for contender in group], seconds)
+        for n, group in groups.items():
+            labels = {"case": case.name, "dtype": "float32", "workload": workload, "threads": n}
+            found = records(group, timings, data, **labels)
+            found[0]["contender"] = "fastopt"
+            rows += found
+    return {"scaling": rows}

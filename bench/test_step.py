@@ -1,7 +1,6 @@
-"""Step times under pytest-benchmark: ``pytest bench``. The groups put fastopt beside its NumPy forms, slowest last.
+"""Step times under pytest-benchmark: ``pytest bench``; with ``--benchmark-disable`` every step is taken once.
 
-``pytest bench --benchmark-disable`` takes every step once, as a smoke test. The verdicts, with rooflines and peers,
-interleaved round by round, are those of `python -m bench`; both share their workloads and peers.
+It keeps and compares runs of its own. Peers, roofs and turns are those of `python -m bench`.
 """
 
 from __future__ import annotations
@@ -12,44 +11,22 @@ import pytest
 
 pytest.importorskip("pytest_benchmark")
 
-from bench.peers import Naive, Out, Twin, check
-from bench.runner import Contender, Unavailable
-from bench.steps import prepared
-from bench.workloads import CASES, WORKLOADS, Data, all_cases
-
-# fastopt last: it has the ratios
-FORMS = {"NumPy twin": Twin, "NumPy naive": Naive, "NumPy out=": Out, "fastopt": None}
-MEDIANS: dict[str, dict[str, float]] = {}
-
-
-def contender(form: str, case: str, dtype: str, workload: str) -> Contender:
-    known = all_cases()[case]
-    data = Data(WORKLOADS[workload], dtype, known.state)
-    fast = prepared(data, known)
-    peer = FORMS[form]
-    if peer is None:
-        return fast
-    if case in CASES:
-        check(peer, known, dtype)
-    return peer(known, data)
+from bench.handwritten import Naive, Out
+from bench.peers import Fastopt, Peer, Twin
+from bench.steps import gather
+from bench.workloads import WORKLOADS, Data, all_cases
 
 
 @pytest.mark.benchmark(min_rounds=5, max_time=0.1, min_time=0.0002, disable_gc=True)
 @pytest.mark.parametrize("workload", ["1", "1e3", "1e5", "1e6", "mlp", "thousand-small"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("case", list(all_cases()))
-@pytest.mark.parametrize("form", list(FORMS))
-def test_step(benchmark: Any, form: str, case: str, dtype: str, workload: str) -> None:
-    try:
-        step = contender(form, case, dtype, workload).step
-    except Unavailable as reason:
-        pytest.skip(str(reason))
+@pytest.mark.parametrize("form", [Twin, Naive, Out, Fastopt])
+def test_step(benchmark: Any, form: type[Peer], case: str, dtype: str, workload: str) -> None:
+    known = all_cases()[case]
+    (_fast, *others), skipped = gather(known, Data(WORKLOADS[workload], dtype, known.state), [form])
+    if not others:
+        pytest.skip(skipped[form.name])
     benchmark.group = f"{case} {dtype} {workload}"
-    benchmark.name = form
-    benchmark(step)
-    if benchmark.stats is None:  # --benchmark-disable
-        return
-    medians = MEDIANS.setdefault(benchmark.group, {})
-    medians[form] = benchmark.stats.stats.median
-    if form == "fastopt":
-        benchmark.extra_info |= {f"times faster than {other}": s / medians[form] for other, s in medians.items()}
+    contender = others[0]
+    benchmark(contender.take if contender.between else contender.step)

@@ -45,8 +45,10 @@ def gpt2_small() -> Shapes:
     return [(vocabulary, width), (context, width), *block * 12, *norm]
 
 
+SINGLE = ["1", "100", "1e3", "1e4", "1e5", "1e6", "1e7", "1e8"]
+LISTS = ["mlp", "thousand-small", "resnet50", "gpt2-small"]
 WORKLOADS: dict[str, Shapes] = {
-    **{name: [(int(float(name)),)] for name in ("1", "100", "1e3", "1e4", "1e5", "1e6", "1e7", "1e8")},
+    **{name: [(int(float(name)),)] for name in [*SINGLE, "65536"]},
     "mlp": mlp(784, 256, 256, 10),
     "thousand-small": [(64,)] * 1000,
     "resnet50": resnet50(),
@@ -56,10 +58,6 @@ WORKLOADS: dict[str, Shapes] = {
 
 def elements(workload: str) -> int:
     return sum(math.prod(shape) for shape in WORKLOADS[workload])
-
-
-def is_single(workload: str) -> bool:
-    return len(WORKLOADS[workload]) == 1
 
 
 @dataclass(frozen=True)
@@ -125,11 +123,8 @@ class Data:
         self.grads = [on_cache_lines(noise[::-1], shape) for shape in shapes]
         self.state = {name: [np.zeros(shape, self.dtype) for shape in shapes] for name in state}
 
-        self.generation = 0
-
     def renew(self, grads: list[np.ndarray]) -> None:
         """Put other gradients into the same arrays."""
-        self.generation += 1
         for mine, g in zip(self.grads, grads, strict=True):
             mine[...] = g
 

@@ -4,132 +4,141 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import fastopt
+
+pytest.importorskip("bench", reason="the benchmarks are in the repository only")
+pytest.importorskip("click", reason="the benchmarks need the extra [bench]")
+pytest.importorskip("rich", reason="the benchmarks need the extra [bench]")
+pytest.importorskip("matplotlib", reason="the benchmarks need the extra [bench]")
+
+from bench import conditions, handwritten, loop, machine, peers, report, steps
+from bench.paper import check
+from bench.parts import add
+from bench.runner import Contender, Timing, Unavailable, interleave, own_process
+from bench.workloads import CASES, LISTS, SINGLE, WORKLOADS, Data, all_cases, elements
+
 ROOT = Path(__file__).parent.parent
-if not (ROOT / "bench" / "__main__.py").exists():
-    pytest.skip("the benchmarks are in the repository only", allow_module_level=True)
-for needed in ("click", "rich", "matplotlib"):
-    pytest.importorskip(needed, reason="the benchmarks need the extra [bench]")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _bench_is_importable() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT))
-        yield
 
 
 def test_resnet50_has_its_161_shapes_and_25557032_parameters() -> None:
-    from bench.workloads import WORKLOADS, elements
-
     assert len(WORKLOADS["resnet50"]) == 161
     assert elements("resnet50") == 25_557_032
 
 
 def test_gpt2_small_has_its_148_shapes_and_124439808_parameters() -> None:
-    from bench.workloads import WORKLOADS, elements
-
     assert len(WORKLOADS["gpt2-small"]) == 148
     assert elements("gpt2-small") == 124_439_808
 
 
 def test_every_rule_of_the_engine_is_measured() -> None:
-    from bench.steps import prepared
-    from bench.workloads import Data, all_cases
-    from fastopt.engine import kernels
-
     # the same loop with an option more, and the two that go to the looked-ahead point and back
     unmeasured = {"rmsprop_centered_momentum", "lookahead", "restore"}
     measured = set()
     for case in all_cases().values():
-        optimizer = prepared(Data([(3,)], "float32", case.state), case).optimizer
+        optimizer = steps.prepared(Data([(3,)], "float32", case.state), case).optimizer
         measured |= {type(optimizer).rule(group) for group in optimizer.param_groups}
-    assert measured | unmeasured == set(kernels.rules())
+    assert measured | unmeasured == set(fastopt.show_config("dicts")["rules"].split(", "))
 
 
-@pytest.mark.parametrize("form", ["Fastopt", "Twin", "Naive", "Out"])
+# ----------------------------------------------------------------------------------------------------------- contenders
+
+
+@pytest.mark.parametrize("form", [peers.Fastopt, peers.Twin, handwritten.Naive, handwritten.Out])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_numpy_forms_compute_the_papers_formula(form: str, dtype: str) -> None:
-    from bench import peers
-    from bench.runner import Unavailable
-    from bench.workloads import CASES
-
+def test_numpy_forms_compute_the_papers_formula(form: type[peers.Peer], dtype: str) -> None:
     found = {}
     for case in CASES.values():
         try:
-            found[case.name] = peers.check(getattr(peers, form), case, dtype)
+            found[case.name] = check(form, case, dtype)
         except Unavailable as reason:
             assert "written in this form" in str(reason)  # noqa: PT017
-    assert {"sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw", "amsgrad"} <= set(found)
+    assert {"sgd", "momentum", "nesterov", "nag", "rmsprop", "adam", "adamw", "amsgrad"} <= set(found)
     assert set(found.values()) == {"paper"}
 
 
 def test_a_peer_that_computes_something_else_is_told() -> None:
-    from bench import peers
-    from bench.runner import Unavailable
-    from bench.workloads import CASES
-
-    class Wrong(peers.Naive):
+    class Wrong(handwritten.Naive):
         def step(self) -> None:
             super().step()
             self.data.params[1] += 1e-3
 
-    class Hat(peers.Naive):
+    class Hat(handwritten.Naive):
         def step(self) -> None:
             self.t += 1
-            for p, g, s in zip(self.data.params, self.data.grads, self.slots, strict=True):
+            for p, g, s in self.work:
                 s[0] = 0.9 * s[0] + 0.1 * g
                 s[1] = 0.999 * s[1] + 0.001 * g * g
                 p -= 1e-3 * (1 - 0.999**self.t) ** 0.5 / (1 - 0.9**self.t) * s[0] / (np.sqrt(s[1]) + 1e-8)
 
-    assert peers.check(Hat, CASES["adam"], "float64") == "eps-hat"
+    assert check(Hat, CASES["adam"], "float64") == "eps-hat"
     with pytest.raises(Unavailable, match="computes something else: off by"):
-        peers.check(Wrong, CASES["adam"], "float64")
+        check(Wrong, CASES["adam"], "float64")
+
+
+@pytest.mark.parametrize("form", [peers.Fastopt, peers.Twin])
+def test_nag_looks_ahead_before_each_step_and_is_timed_without_that(
+    form: type[peers.Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = []
+    contender = form(CASES["nag"], Data([(3,)], "float32", ("momentum_buffer",)))
+    look = contender.optimizer.lookahead
+
+    @contextmanager
+    def lookahead() -> Iterator[None]:
+        events.append("look")
+        with look():
+            yield
+
+    monkeypatch.setattr(contender.optimizer, "lookahead", lookahead)
+    contender.step = lambda: events.append("step")
+    monkeypatch.setattr("bench.runner.perf_counter", lambda: events.append("clock") or 0.0)
+    contender.run(2)
+    assert events == ["look", "clock", "step", "clock"] * 2
+    contender.take()
+    assert events[-2:] == ["look", "step"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_the_roof_sweeps_every_array_and_changes_nothing(dtype: str) -> None:
-    from bench.roofline import GradientRead, roofs
-    from bench.runner import Unavailable
-    from bench.workloads import Data
+    from bench.roofline import Roof, roofs
 
+    shapes = [(1,), (7, 9), (5000,), (0,), (130,)]
     for state in ((), ("m",), ("m", "v"), ("m", "v", "x")):
-        data = Data([(1,), (7, 9), (5000,), (0,), (130,)], dtype, state)
+        data = Data(shapes, dtype, state)
         before = [p.copy() for p in data.params]
         try:
-            sweeps = [*roofs(data, 3), GradientRead(data, 1), GradientRead(data, 2)]
+            sweeps = roofs(data, 3)
         except Unavailable as reason:
             pytest.skip(str(reason))
         for sweep in sweeps:
             assert sweep.run(2) > 0
+        for p, start in zip(data.params, before, strict=True):
+            np.testing.assert_array_equal(p, start)
         # with a factor of one instead of nothing, each element of p and of state moves by its gradient, once
-        for sweep in sweeps[:-2]:
-            fresh = Data([(1,), (7, 9), (5000,), (0,), (130,)], dtype, state)
-            pointers = [
-                a.ctypes.data
-                for arrays in zip(fresh.params, fresh.grads, *fresh.state.values(), strict=True)
-                for a in arrays
-            ]
-            tensors, sizes, table, factor, *how = sweep.arguments
-            sweep.call(tensors, sizes, type(table)(*pointers), type(factor)(1), *how, type(tensors)(1))
+        for threads, prefetch in ((1, False), (1, True), (3, False), (3, True)):
+            fresh = Data(shapes, dtype, state)
+            Roof(fresh, threads, prefetch, factor=1.0).run(1)
             for p, start, g in zip(fresh.params, before, fresh.grads, strict=True):
                 np.testing.assert_array_almost_equal_nulp(p, start + g, 1)  # a fused multiply-add rounds once, as this
             for slot in fresh.state.values():
                 for s, g in zip(slot, fresh.grads, strict=True):
                     np.testing.assert_array_equal(s, g)
-        for p, start in zip(data.params, before, strict=True):
-            np.testing.assert_array_equal(p, start)
+
+
+# --------------------------------------------------------------------------------------------------------------- timing
 
 
 def test_rounds_rotate_and_slow_contenders_join_fewer() -> None:
-    from bench.runner import Contender, interleave
-
     order = []
 
     class Fake(Contender):
@@ -150,107 +159,272 @@ def test_rounds_rotate_and_slow_contenders_join_fewer() -> None:
 
 
 def test_ratios_are_taken_within_the_rounds() -> None:
-    from bench.runner import Timing
-    from bench.targets import _paired
-
     # The machine is half as fast in the last three rounds, which b missed two of: by their medians it would be ahead.
     a = Timing(rounds={0: 1.0, 1: 1.0, 2: 2.0, 3: 2.0, 4: 2.0})
     b = Timing(rounds={0: 1.1, 1: 1.1, 2: 2.2})
     assert b.quartiles()[1] < a.quartiles()[1]
     assert b.over(a) == pytest.approx(1.1)
-    alone = Timing(rounds={-1: 3.0})  # never in the same round
-    assert alone.over(a) == 1.5
-    rows = [timing.row() for timing in (a, b, alone)]
-    assert _paired(lambda x, y: y - x, rows[0], rows[1]) == pytest.approx(0.1e6)
-    assert _paired(lambda x, y: y - x, rows[0], rows[2]) == pytest.approx(1.0e6)
+    assert Timing(rounds={-1: 3.0}).over(a) == 1.5  # never in the same round
 
 
-def test_beside_busy_cores_means_are_compared() -> None:
-    from bench.runner import Timing
-    from bench.targets import verdicts
+def test_beside_busy_cores_means_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    # a typical block is fast, and one of four stalls
+    timing = Timing(rounds=dict(enumerate([0.5, 0.5, 0.5, 10.5])))
+    monkeypatch.setattr(conditions, "interleave", lambda contenders, seconds: {"fastopt": timing})
+    (typical,) = conditions.timed("gap", "1e5", [], 0.0)
+    (mean,) = conditions.timed("busy", "1e5", [], 0.0, means=True)
+    assert (typical["us"], mean["us"]) == (0.5e6, 3.0e6)
 
-    # a typical block of "fastopt" is the faster one, and one of four stalls
-    timings = {
-        "fastopt": Timing(rounds=dict(enumerate([0.5, 0.5, 0.5, 10.5]))),
-        "fastopt, 1 thread": Timing(rounds=dict(enumerate([1.0] * 4))),
-    }
-    rows = [{"condition": "busy", "workload": "1e5", "contender": n, **t.row()} for n, t in timings.items()]
-    verdict = next(v for v in verdicts({"conditions": rows}) if v.what.startswith("all cores busy"))
-    assert (verdict.measured, verdict.met) == ("3.00 × (1e5)", False)  # noqa: RUF001
+
+@pytest.mark.parametrize("steps", [1, 2])
+@pytest.mark.parametrize("new", [False, True])
+def test_after_rest_only_the_last_step_is_timed_and_nothing_warms_up(
+    new: bool, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = []
+
+    class Optimizer:
+        data = Data([(1,)], "float32")
+
+        def __init__(self, case: Any, data: Data) -> None:
+            events.append("new")
+
+        def step(self) -> None:
+            events.append("step")
+
+    monkeypatch.setattr(conditions, "Fastopt", Optimizer)
+    monkeypatch.setattr(conditions, "sleep", lambda seconds: events.append("rest"))
+    monkeypatch.setattr("bench.runner.perf_counter", lambda: events.append("clock") or 0.0)
+    contender = conditions.AfterRest(Optimizer(None, Optimizer.data), new, steps, lambda: events.append("work"))
+    events.clear()
+    contender.run(2)
+    assert events == [*["new"] * new, "rest", *["step", "work"] * (steps - 1), "clock", "step", "clock"] * 2
+    assert contender.warm_up == peers.Limited(contender, 1).warm_up == 0
+    assert peers.Limited(contender, 1).most == contender.most
+
+
+def test_no_warm_up_means_no_step_before_a_measurement() -> None:
+    counts = []
+
+    class Cold(Contender):
+        warm_up, most = 0, 3
+
+        def run(self, n: int) -> float:
+            counts.append(n)
+            return 1e-6
+
+    interleave([Cold("cold", lambda: None)], 0.0, rounds=(2, 2), pause=0.0)
+    assert counts == [1, 1, 3, 3]  # twice to calibrate, then the two rounds
+
+
+def test_one_thread_is_what_a_limited_contender_gets() -> None:
+    seen = []
+    before = fastopt.get_num_threads()
+    peers.Limited(Contender("x", lambda: seen.append(fastopt.get_num_threads())), 1).run(1)
+    assert (seen, fastopt.get_num_threads()) == ([1], before)
+
+
+# ----------------------------------------------------------------------------------------------- processes of their own
+
+
+class Elsewhere(handwritten.Naive):
+    """A peer that disturbs others, slower than all by what is easily seen."""
+
+    name = "elsewhere"
+    library = "a library"
+
+    def step(self) -> None:
+        for _ in range(20):
+            super().step()
+
+
+class Confessing(Elsewhere):
+    name = "confessing"
+
+    def prepare(self) -> None:
+        raise Unavailable(f"in process {os.getpid()}")
+
+
+class Dying(Elsewhere):
+    name = "dying"
+    library = "another library"
+
+    def prepare(self) -> None:
+        os._exit(3)
+
+
+@pytest.fixture
+def _processes_end() -> Iterator[None]:
+    yield
+    steps.end_processes()
+
+
+@pytest.mark.usefixtures("_processes_end")
+def test_who_disturbs_others_is_measured_in_a_process_of_its_own_beside_fastopt() -> None:
+    case = all_cases()["adam"]
+    rows, skipped = steps.cell(case, "float32", "1e3", 1, 0.0, [handwritten.Naive, Confessing])
+    assert [row["contender"] for row in rows][:2] == ["fastopt", "NumPy naive"]
+    assert re.fullmatch(r"in process \d+", skipped["confessing"])
+    first = skipped["confessing"]
+    assert first != f"in process {os.getpid()}"
+    assert steps.cell(case, "float32", "1e3", 1, 0.0, [Confessing])[1]["confessing"] == first  # which stays
+    _, skipped = steps.cell(case, "float32", "1e3", 1, 0.0, [handwritten.Naive, Dying, Confessing])
+    assert skipped == {"another library": "its process ended while it was measured", "confessing": first}
+    assert list(steps.PROCESSES) == ["a library"]
+
+
+def test_the_ratio_of_who_is_measured_elsewhere_is_to_the_fastopt_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def together(*how: Any) -> tuple[list[dict[str, Any]], dict[str, str]]:
+        *_, peers_of_it, with_roof = how
+        us = 10.0 if with_roof else 16.0  # fastopt is disturbed as well
+        rows = [{"contender": "fastopt", "us": us, "x_roof": 1.5 if with_roof else None, "x_fastopt": 1.0}]
+        return rows + [{"contender": p.name, "us": 40.0, "x_roof": None, "x_fastopt": 40 / us} for p in peers_of_it], {}
+
+    monkeypatch.setattr(steps, "together", together)
+    monkeypatch.setattr(steps, "apart", lambda library, *how: together(*how))
+    rows, _ = steps.cell(CASES["adam"], "float32", "1e3", 1, 0.0, [Elsewhere])
+    assert [(row["contender"], row["us"], row["x_fastopt"], row["x_roof"]) for row in rows] == [
+        ("fastopt", 10.0, 1.0, 1.5),
+        ("elsewhere", 40.0, 2.5, 3.75),
+    ]
+
+
+def test_slow_peers_are_left_out_where_there_are_many_more_elements(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def cell(case: Any, dtype: str, workload: str, threads: int, seconds: float, these: Any) -> Any:
+        asked.append((workload, [peer.name for peer in these]))
+        return [{"contender": "NumPy naive", "x_fastopt": 21.0}, {"contender": "numba", "x_fastopt": 19.0}], {}
+
+    monkeypatch.setattr(steps, "cell", cell)
+    monkeypatch.setattr(steps, "PEERS", [handwritten.Naive, handwritten.Numba])
+    found = steps.measure(["adam"], ["float32"], ["1e6", "1e7", "resnet50", "1e8"], 1, 0.0, float("inf"), patience=20)
+    both = ["NumPy naive", "numba"]
+    assert asked == [("1e6", both), ("1e7", both), ("resnet50", both), ("1e8", ["numba"])]
+    (reason,) = found["skipped"]["NumPy naive"]
+    assert reason.startswith("20 times as slow as fastopt")
+    none = steps.measure(["adam"], ["float32"], ["1e6"], 1, 0.0, until=0.0)
+    assert (none["steps"], list(none["skipped"])) == ([], ["everything"])
+
+
+def surroundings() -> tuple[int, str | None]:
+    return machine.cores(), os.environ.get("OMP_NUM_THREADS")
+
+
+def test_a_part_with_one_thread_has_one_core_and_its_chatter_goes_to_the_log(tmp_path: Path) -> None:
+    from bench.runner import one_core
+
+    before = surroundings()
+    log = tmp_path / "log"
+    with one_core(), own_process(log) as process:
+        assert process.submit(surroundings).result() == (1, "1")
+        process.submit(os.write, 2, b"chatter").result()
+    assert surroundings() == before
+    assert log.read_text() == "chatter"
+
+
+# -------------------------------------------------------------------------------------------------------------- results
 
 
 @pytest.fixture(scope="module")
-def results(_bench_is_importable: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def results() -> dict[str, Any]:
     """A short run of everything that needs no peers."""
-    from bench import conditions, loop, machine, peers, scaling
-    from bench.__main__ import merge
-    from bench.steps import cell
-    from bench.workloads import CASES
-
-    forms = [peers.Twin, peers.Naive, peers.Out]
-    parts: list[dict[str, Any]] = [{"machine": machine.describe("a test")}]
+    found: dict[str, Any] = {"machine": machine.describe("a test")}
     for workload in ("1", "1e3", "1e4", "mlp", "thousand-small"):
-        rows, skipped = cell(CASES["adam"], "float32", workload, 2, 0.0, forms)
-        parts += [{"steps": rows, "skipped": {peer: {reason: ["here"]} for peer, reason in skipped.items()}}]
-    parts += [scaling.measure(["100", "1e3"], 2, 0.0), loop.measure(["8-16-1"], 0.0)]
-    parts += [{"memory": conditions.memory("1e4"), "conditions": conditions.denormals(["1e3"], 0.0)}]
-    return merge(parts)
+        forms = [peers.Twin, handwritten.Naive, handwritten.Out]
+        rows, skipped = steps.cell(CASES["adam"], "float32", workload, 2, 0.0, forms)
+        add(found, {"steps": rows, "skipped": {peer: {reason: ["here"]} for peer, reason in skipped.items()}})
+    add(found, steps.scaling(["100", "1e3"], 2, 0.0))
+    add(found, loop.measure(["8-16-1"], 0.0))
+    add(found, {"conditions": conditions.denormals(["1e3"], 0.0)})
+    add(found, {"first-steps": conditions.first_steps(["100"], ["65536"], 0.0)})
+    return found
 
 
-def test_results_become_tables_plots_and_pages(results: dict[str, Any], tmp_path: Path) -> None:
+def test_first_steps_are_those_of_new_and_rested_optimizers_with_all_threads_and_one(results: dict[str, Any]) -> None:
+    rows = results["first-steps"]
+    named = dict.fromkeys((row["condition"], row["workload"]) for row in rows)
+    assert list(named) == [
+        ("new optimizer, first step", "100"),
+        ("new optimizer, second step", "100"),
+        ("after 8 ms of rest, first step", "100"),
+        ("after 8 ms of rest, second step", "100"),
+        ("rest, step, 1 ms of NumPy, step", "65536"),
+    ]
+    assert [row["contender"] for row in rows] == ["fastopt", "fastopt, 1 thread"] * 5
+
+
+def test_results_become_tables_that_fit_into_80_columns_and_plots(results: dict[str, Any], tmp_path: Path) -> None:
     from rich.console import Console
 
-    from bench import plots, report
+    from bench import plots
 
-    console = Console(width=140, record=True, file=io.StringIO())
+    console = Console(width=80, record=True, file=io.StringIO())
     report.show(results, console)
     text = console.export_text()
-    assert "Adam, float32, 2 threads: µs a step" in text
-    assert "thousand-small" in text
+    assert "Adam, float32, 2 threads" in text
+    cells = set(text.split())
+    for make in report.SHEETS:
+        sheet = make(results)
+        for line in sheet.rows:
+            assert {word for cell in line for word in cell.split()} <= cells  # nothing is cut off
+        if sheet.rows:
+            assert sum(sheet.widths(80)) <= 80
     made = [picture.name for picture in plots.draw(results, tmp_path)]
     assert made == ["throughput.png", "speedup.png", "small-tensors.png", "scaling.png", "iteration.png"]
-    page = tmp_path / "page.md"
-    page.write_text(
-        "Before\n<!-- bench:headline -->\nold\n<!-- /bench -->\n<!-- bench:loop -->\n<!-- /bench -->\nAfter\n"
-    )
-    for _ in range(2):  # the marks stay
-        assert report.fill(page, results, tmp_path) == 2
-    assert "| thousand-small |" in page.read_text()
-    assert "old" not in page.read_text()
-    page.write_text("<!-- bench:nonsense -->\n<!-- /bench -->\n")
-    with pytest.raises(ValueError, match="nothing is called 'nonsense'"):
-        report.fill(page, results, tmp_path)
+
+
+def test_columns_that_do_not_fit_go_to_another_table() -> None:
+    sheet = report.Sheet("t", ["name", *"abcdef"], [["a long name", *["1,234,567"] * 6]])
+    assert [len(table.columns) for table in sheet.rich(35)] == [3, 3, 3]  # the first column is in all
+    assert [len(table.columns) for table in sheet.rich(200)] == [7]
+    assert [len(table.columns) for table in report.Sheet("empty", ["a", "b"]).rich(80)] == [2]
+
+
+def test_a_page_gets_new_tables_and_keeps_those_without_results(results: dict[str, Any]) -> None:
+    page = "A\n<!-- bench:speed -->\nold\n<!-- /bench -->\nB\n<!-- bench:skipped -->\nolder\n<!-- /bench -->\nC\n"
+    new = report.fill(page, {**results, "skipped": {}})
+    assert "| thousand-small |" in new
+    assert "old\n" not in new
+    assert "\nolder\n" in new
+    assert report.fill(new, {**results, "skipped": {}}) == new  # the marks stay
+
+
+def test_the_pages_have_no_unknown_marks() -> None:
+    known = {make.__name__ for make in report.SHEETS} | {"machine"}
+    for page in (ROOT / "docs" / "benchmarks.md", ROOT / "README.md"):
+        names = {match[2] for match in report.BLOCK.finditer(page.read_text())}
+        assert names
+        assert names <= known
 
 
 def test_compare_gives_ratios(results: dict[str, Any], tmp_path: Path) -> None:
     from bench.compare import compare
 
     slower = json.loads(json.dumps(results))
-    for row in slower["steps"]:
-        for key in ("us", "q1", "q3"):
-            row[key] *= 2
+    for part in ("steps", "loop", "first-steps"):
+        for row in slower[part]:
+            for key in ("us", "q1", "q3"):
+                row[key] *= 2
     a, b = tmp_path / "a.json", tmp_path / "b.json"
     a.write_text(json.dumps(results))
     b.write_text(json.dumps(slower))
     sheet = compare(a, b, "fastopt", against_roof=False)
-    assert [row[3] for row in sheet.rows] == ["2.00"] * 5
+    ratios = {row[0]: row[3] for row in sheet.rows}
+    assert ratios["steps adam float32 10^3 fastopt 2"] == "2.00"
+    assert ratios["loop 8-16-1 fastopt"] == "2.00"
+    assert ratios["first-steps new optimizer, second step 100 fastopt"] == "2.00"
+    assert ratios["scaling adam float32 10^3 fastopt 2"] == "1.00"
     assert {row[3] for row in compare(a, b, "all", against_roof=True).rows} <= {"1.00"}
 
 
-def test_the_docs_page_has_no_unknown_marks(results: dict[str, Any]) -> None:
-    from bench.report import BLOCK, CAPTIONS, SHEETS
-
-    page = (ROOT / "docs" / "benchmarks.md").read_text()
-    known = {make.__name__ for make in SHEETS} | {*CAPTIONS, "machine"}
-    names = {match[2] for match in BLOCK.finditer(page)}
-    assert names
-    assert names <= known
+# -------------------------------------------------------------------------------------------------------------- the run
 
 
 def test_workloads_asked_for_are_measured_whatever_the_amount() -> None:
-    from bench.__main__ import LISTS, SINGLE, Run
+    from bench.parts import Run
 
-    short, full = ({"only": (), "amount": amount, "threads": 1, "until": 0.0} for amount in ("short", "full"))
+    short, full = ({"only": (), "amount": amount, "until": 0.0} for amount in ("short", "full"))
     assert Run(**short).workloads(["1"], ["1e3", "1e5"]) == ["1e3", "1e5"]
     assert Run(**full).workloads(["1"], ["1e3", "1e5"]) == SINGLE + LISTS
     for how in short, full:
@@ -263,7 +437,7 @@ def test_what_was_measured_is_kept_when_a_later_part_fails(tmp_path: Path, monke
 
     from bench import __main__ as command
 
-    def measured(name: str, run: Any) -> dict[str, Any]:
+    def measured(name: str, run: Any, log: Path) -> dict[str, Any]:
         if name == "serial":
             raise ClickException("no more")
         return {"steps": [name], "skipped": {}}
@@ -275,3 +449,9 @@ def test_what_was_measured_is_kept_when_a_later_part_fails(tmp_path: Path, monke
     assert found["steps"] == ["sizes"]
     assert found["load"].keys() == {"sizes"}
     assert found["machine"]["command"] == "python -m bench --minutes 5 --part sizes --part serial"
+
+
+def test_results_of_parts_are_joined() -> None:
+    found: dict[str, Any] = {"steps": [1], "skipped": {"torch": {"why": ["a"]}}}
+    add(found, {"steps": [2], "skipped": {"torch": {"why": ["b"], "else": ["c"]}}})
+    assert found == {"steps": [1, 2], "skipped": {"torch": {"why": ["a", "b"], "else": ["c"]}}}
