@@ -73,9 +73,9 @@ def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, st
         return len(body).to_bytes(8, "little") + body
 
     temporary = path.with_name(f".fastopt-{os.urandom(8).hex()}.tmp")
-    # As open() would make it: with the permissions that the umask leaves.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
+        # As open() would make it: with the permissions that the umask leaves.
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         with os.fdopen(descriptor, "wb") as file:
             first = header(_NO_DIGEST)
             digest = hashlib.blake2b(first, digest_size=_DIGEST_SIZE)

@@ -70,8 +70,7 @@ class Optimizer(Snapshots):
         once more; they are not written.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "param_groups")  # which each step reads: found faster than in __dict__
-    param_groups: list[Hyper]
+    __slots__ = ()
 
     #: state arrays by the rule's letter, and the name users know them by
     slots: ClassVar[Mapping[str, str]] = {}
@@ -165,8 +164,8 @@ class Optimizer(Snapshots):
     def _check_group(self, index: int) -> Terms:
         """Check one live group, and leave its hyper-parameters in their normal form."""
         group = self.param_groups[index]
-        if not isinstance(group, dict):
-            raise TypeError(f"param_groups[{index}] is {type(group).__name__}: wanted the dict it was")
+        if type(group) is not dict:
+            raise TypeError(f"param_groups[{index}] is {type(group).__name__}: wanted the dict it was, or another one")
         if group.get("params") is not self._bound().tree.parts[index]:
             raise ValueError(
                 f"param_groups[{index}]['params'] was replaced: a group's parameters are fixed; use bind(params)"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ from .tree import Tree
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from .engine.coefficients import Terms
     from .engine.plan import Plan
-    from .optimizer import Optimizer
 
 __all__ = ["Snapshots"]
 
@@ -52,7 +52,7 @@ class _Fitting:
     """
 
     def __init__(
-        self, optimizer: Optimizer, header: Mapping[str, Any], counts: Mapping[str, Any], specs: Mapping[str, Spec]
+        self, optimizer: Snapshots, header: Mapping[str, Any], counts: Mapping[str, Any], specs: Mapping[str, Spec]
     ) -> None:
         kind = type(optimizer).__name__
         plan = optimizer._bound()
@@ -98,11 +98,12 @@ class _Fitting:
         self.keys: list[dict[str, str]] = [{} for _ in plan.names]
         given: list[set[str]] = [set() for _ in self.groups]  # slots in the snapshot, by group
         unknown = set(specs)
+        wanted = plan.specs
         for leaf, name in enumerate(plan.names):
             for slot, public in optimizer.slots.items():
                 key = f"{name}.{public}"
                 if key in specs:
-                    _check_fit(key, specs[key], plan.arrays[leaf])
+                    _check_fit(key, specs[key], wanted[leaf])
                     unknown.discard(key)
                     self.keys[leaf][slot] = key
                     given[tree.groups[leaf]].add(slot)
@@ -113,25 +114,40 @@ class _Fitting:
         #: of each group, the slots that its leaves will have
         self.slots = [optimizer._in_order(slots) for slots in given]
 
-    def replace(self, optimizer: Optimizer, states: list[dict[str, Array]], params: list[Array] | None) -> None:
+    def replace(
+        self, optimizer: Snapshots, states: list[dict[str, Array]], params: list[Array] | None, torn: bool = False
+    ) -> None:
         """Take it over, in one piece: arrays, counts and groups."""
-        with held():
-            optimizer._bound().replace(self.slots, params, states, self.counts, self.fresh, self.steps, self.skipped)
-            for group, values in zip(optimizer.param_groups, self.groups, strict=True):
-                group.update(values)
+        pairs = zip(optimizer.param_groups, self.groups, strict=True)
+        items = [(group, key, value) for group, values in pairs for key, value in values.items()]
+        optimizer._bound().replace(
+            self.slots, params, states, self.counts, self.fresh, self.steps, self.skipped, items, torn
+        )
 
 
 class Snapshots:
     """The part of `Optimizer` that saves and loads it, copies it, and gives it new parameters."""
 
-    __slots__ = ()
+    __slots__ = ("__dict__", "__weakref__", "param_groups")  # which each step reads: found faster than in __dict__
+    param_groups: list[dict[str, Any]]
 
-    if TYPE_CHECKING:
-        param_groups: list[dict[str, Any]]
-        slots: Mapping[str, str]
+    if TYPE_CHECKING:  # what the other part has
+        slots: ClassVar[Mapping[str, str]]
         _plan: Plan | None
         _lock: Lock
         _captured: dict[str, Any] | None
+        _nonfinite: str
+        _zero_grads: bool
+        _clip_norm: float | None
+
+        def _bound(self) -> Plan: ...
+        def _ready(self, but: str = "") -> Plan: ...
+        def _plan_of(self, tree: Tree) -> Plan: ...
+        def _terms(self, index: int, group: dict[str, Any], plan: Plan) -> Terms: ...
+        @classmethod
+        def _slots_of(cls, rule: str) -> tuple[str, ...]: ...
+        @classmethod
+        def _in_order(cls, slots: set[str]) -> tuple[str, ...]: ...
 
     def _header(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON can hold it; a schedule is None."""
@@ -165,11 +181,11 @@ class Snapshots:
             ``"optimizer"`` and ``"format"``.
         """
         with self._lock.reading():
-            self._ready()
-            counts = self.step_counts
+            plan = self._ready()
+            plan.settle(self)
             state: dict[str, dict[str, Any]] = {
-                name: {"step": counts[name], **{slot: array.copy(order="K") for slot, array in arrays.items()}}
-                for name, arrays in self.state.items()
+                name: {"step": count, **{self.slots[slot]: array for slot, array in arrays.items()}}
+                for name, count, arrays in zip(plan.names, plan.counts, _copied(plan.states), strict=True)
             }
             return {**self._header(), "state": state}
 
@@ -244,12 +260,13 @@ class Snapshots:
         with self._lock.reading():
             plan = self._ready()
             plan.check_parameters()
+            plan.settle(self)
             arrays: dict[str, Array] = {}
             for name, array, state in zip(plan.names, plan.arrays, plan.states, strict=True):
                 if params:
                     arrays[name] = array
                 arrays.update({f"{name}.{self.slots[slot]}": values for slot, values in state.items()})
-            header = {**self._header(), "counts": self.step_counts}
+            header = {**self._header(), "counts": dict(zip(plan.names, plan.counts, strict=True))}
             checkpoint.write(path, arrays, {"fastopt.optimizer": json.dumps(header), **own})
 
     def load(self, path: str | os.PathLike[str], *, params: bool = True, in_place: bool = False) -> None:
@@ -289,8 +306,8 @@ class Snapshots:
             present = {name: specs.pop(name, None) for name in plan.names}
             if params:
                 plan.check_parameters()
-                for name, array in zip(plan.names, plan.arrays, strict=True):
-                    _check_fit(name, present[name], array)
+                for name, wanted in zip(plan.names, plan.specs, strict=True):
+                    _check_fit(name, present[name], wanted)
             fitting = _Fitting(self, header, counts, specs)
 
             def read(key: str, like: Array) -> Array:
@@ -305,8 +322,7 @@ class Snapshots:
                 fitting.replace(self, states, new)
                 return
             with held():
-                fitting.replace(self, [{} for _ in plan.names], None)
-                plan.tear()  # until all is in
+                fitting.replace(self, [{} for _ in plan.names], None, torn=True)
                 for keys, arrays in zip(fitting.keys, plan.states, strict=True):
                     for slot, key in keys.items():
                         reader.read(key, arrays[slot])
@@ -344,13 +360,14 @@ class Snapshots:
         if self._captured is not None:
             return self._captured
         plan = self._ready(but)
+        plan.settle(self)
         return {
             "groups": [{**group, "params": None} for group in self.param_groups],
             "options": (self._nonfinite, self._zero_grads, self._clip_norm),
             "steps": (plan.steps, plan.skipped),
             "structure": plan.tree.structure,
             "names": plan.names,
-            "specs": [(array.dtype, array.shape) for array in plan.arrays],
+            "specs": plan.specs,
             "states": plan.states,
             "counts": plan.counts,
             "fresh": plan.fresh,
@@ -395,8 +412,14 @@ class Snapshots:
                 None,
                 [captured["states"][place] for place in places],
                 [captured["counts"][place] for place in places],
-                [captured["fresh"][place] for place in places],
-                *captured["steps"],
+                [
+                    captured["fresh"][place] or not slots[group].issubset(captured["states"][place])
+                    for group, place in zip(tree.groups, places, strict=True)
+                ],
+                captured["steps"][0],
+                captured["steps"][1],
+                [],
+                False,
             )
             with held():
                 for group_now, part in zip(self.param_groups, tree.parts, strict=True):
@@ -415,9 +438,8 @@ def _check_count(name: str, value: Any) -> None:
         raise ValueError(f"the snapshot is damaged: {name} is {value!r}")
 
 
-def _check_fit(name: str, spec: Spec | None, array: Array) -> None:
+def _check_fit(name: str, spec: Spec | None, wanted: Spec) -> None:
     if spec is None:
         raise ValueError(f"the snapshot lacks {name}")
-    dtype, shape = spec
-    if dtype != array.dtype or shape != array.shape:
-        raise ValueError(f"the snapshot has {name} as {dtype} {shape}: wanted {array.dtype} {array.shape}")
+    if spec != wanted:
+        raise ValueError(f"the snapshot has {name} as {spec[0]} {spec[1]}: wanted {wanted[0]} {wanted[1]}")

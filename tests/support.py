@@ -2,22 +2,41 @@
 
 from __future__ import annotations
 
+import ctypes
+from contextlib import contextmanager
+
 import numpy as np
-from test_structures import leaves
 
 from fastopt.engine import sweep
 
 # Call all threads for whatever has the chunks, or do again what is a gain.
-set_forced = getattr(sweep, "set_forced", None) or (lambda on: sweep.set_learning(not on))
+set_forced = sweep.set_forced
 
 SCRATCH = "lookahead_saved"  # holds what parameters were, where NAG looks ahead: no part of what an optimizer knows
 
 
+def mapped(function, *trees):
+    """The structure of the first tree with function(leaves) at its leaves."""
+    first = trees[0]
+    if isinstance(first, dict):
+        return {key: mapped(function, *(tree[key] for tree in trees)) for key in first}
+    if isinstance(first, tuple) and hasattr(first, "_fields"):
+        return type(first)(*(mapped(function, *parts) for parts in zip(*trees, strict=True)))
+    if isinstance(first, (list, tuple)):
+        return type(first)(mapped(function, *parts) for parts in zip(*trees, strict=True))
+    return function(*trees)
+
+
+def leaves(tree):
+    found = []
+    mapped(found.append, tree)
+    return found
+
+
 def looked_ahead(opt):
     """Look ahead and come back, as is to be done before each step of NAG; the optimizer."""
-    if hasattr(opt, "lookahead"):
-        with opt.lookahead():
-            pass
+    with opt.lookahead():
+        pass
     return opt
 
 
@@ -40,8 +59,15 @@ def whole(opt, params):
 
 def copied(tree):
     """The same tree of copies, in the same memory order."""
-    if isinstance(tree, dict):
-        return {key: copied(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return type(tree)(copied(value) for value in tree)
-    return None if tree is None else np.array(tree, order="K")
+    return mapped(lambda x: None if x is None else np.array(x, order="K"), tree)
+
+
+@contextmanager
+def elsewhere(array, other):
+    """Let an array have the memory of another one inside a block, as code in C could: NumPy itself has no way to."""
+    data = ctypes.c_void_p.from_address(id(array) + object.__basicsize__)
+    kept, data.value = data.value, other.ctypes.data
+    try:
+        yield
+    finally:
+        data.value = kept

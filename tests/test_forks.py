@@ -39,7 +39,7 @@ SCRIPT = """
     name, n, children, threads, most = NAME, SIZE, CHILDREN, THREADS, MOST
     cls = fastopt.OPTIMIZERS[name]
     sweep.set_threads(threads)
-    (getattr(sweep, "set_forced", None) or (lambda on: sweep.set_learning(not on)))(True)
+    sweep.set_forced(True)
     rng = np.random.default_rng(7)
     g = [rng.normal(size=n).astype("float32"), rng.normal(size=(300, 200)).T]
 

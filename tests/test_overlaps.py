@@ -51,7 +51,7 @@ VIEWS = {
     "itself": lambda s: s,
     "a view": lambda s: s[...],
     "backwards": lambda s: s[::-1],
-    "an element in common": lambda s: as_strided(s.reshape(-1)[-1:], s.shape, (0,) * s.ndim),
+    "an element in common": lambda s: as_strided(s[-1:, -1:], s.shape, (0,) * s.ndim),
     "read-only": lambda s: np.broadcast_to(s, s.shape),
     "through an interface": lambda s: Interface(s),
 }
@@ -499,7 +499,7 @@ def test_a_parameter_whose_shape_was_set_is_refused_by_name(setting, known, step
     ],
 )
 def test_a_parameter_whose_strides_or_type_were_set_is_refused_by_name(words, name, value, back, step):
-    params = [rand(5), rand(2, 6)]
+    params = [rand(5), rand(2, 6)[:]]  # a view: NumPy gives it long strides back
     opt = Adam(params)
     opt.step([rand(5), rand(2, 6)])
     before = whole(opt, params)

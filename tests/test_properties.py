@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from optimizers_table import RECORDS, stepped
+from support import leaves, mapped
 from test_errors import digest, everything
-from test_structures import leaves, mapped
 
 from fastopt import NAG, SGD, Adam, RMSprop
 from fastopt.engine import sweep

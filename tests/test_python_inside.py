@@ -23,7 +23,7 @@ from support import bits, copied, known, looked_ahead, set_forced, whole
 
 import fastopt
 from fastopt import NAG, SGD, Adam, AdamW, RMSprop
-from fastopt.engine import sweep
+from fastopt.engine import chunks, sweep
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import CosineDecay, LinearDecay, StepDecay, Warmup
 
@@ -355,7 +355,7 @@ TO_PARAMETERS = {
 def test_a_parameter_changed_in_the_midst_is_refused_and_not_written(change, way):
     def child(step, which):
         do, undo = TO_PARAMETERS[change]
-        params = [rand(30, 70, seed=i) for i in range(3)]
+        params = [rand(30, 70, seed=i)[:] for i in range(3)]  # views: NumPy gives them long strides back
         twins = copied(params)
         opt, twin = Adam(params, lr=0.1), Adam(twins, lr=0.1)
         grads = [rand(30, 70, seed=i + 5) for i in range(3)]
@@ -404,7 +404,7 @@ TO_GRADIENTS = {
 }
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way for way in WAYS if way != "schedule"])  # asked before gradients are read
 @pytest.mark.parametrize("change", TO_GRADIENTS)
 def test_a_gradient_given_another_shape_in_the_midst_counts_as_it_was_or_not_at_all(change, way):
     def child(step, layout):
@@ -517,7 +517,7 @@ def test_a_schedule_that_changes_its_own_parameter_is_a_value_error_that_names_i
 def test_another_thread_that_sets_a_gradients_shape_does_not_change_a_bit():
     script = """
     import sys, threading, warnings, numpy as np, fastopt
-    from fastopt.engine import sweep
+    from fastopt.engine import chunks, sweep
     warnings.simplefilter("ignore")
     sys.setswitchinterval(1e-5)
     sweep.set_threads(2)
@@ -673,8 +673,8 @@ def changed_at_each_line(cls, options, change, step, **more):
     ("cls", "options", "more", "change"),
     [
         (SGD, {"lr": 0.1, "momentum": 0.5}, {"momentum": 0.25}, {"momentum": 0.75}),
-        (SGD, {"lr": 0.1}, {"lr": 0.3}, {"lr": 100.0}),
-        (SGD, {"lr": 0.1}, {"lr": 0.3}, {"momentum": 0.75}),
+        (SGD, {"lr": 0.1}, {"lr": 3}, {"lr": 100.0}),
+        (SGD, {"lr": 0.1}, {"lr": 3}, {"momentum": 0.75}),
         (Adam, {"lr": 0.1}, {"eps": 1e-3}, {"betas": (0.1, 0.2)}),
         (AdamW, {"lr": 0.1}, {"weight_decay": 0.3}, {"weight_decay": 0.0, "maximize": True}),
         (RMSprop, {"lr": 0.1}, {"alpha": 0.3}, {"centered": True}),
@@ -1049,11 +1049,25 @@ def test_another_thread_may_look_while_a_schedule_takes_its_time(step):
     assert found[0] in snapshots
 
 
+def acting(params):
+    """Adam, and a list of calls to be made once when it is asked for scalars: gradients have been taken in then."""
+    act = []
+
+    class Acting(Adam):
+        @classmethod
+        def scalars(cls, h, t):
+            while act:
+                act.pop()()
+            return super().scalars(h, t)
+
+    return Acting(params), act
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_a_gradient_that_dies_at_the_end_of_the_step_sees_a_whole_step_or_is_refused(step):
     """Its finalizer runs when the step lets go of it: all is written then, and all must be counted."""
     params = [rand(5, seed=i) for i in range(4)]
-    opt = Adam(params)
+    opt, act = acting(params)
     grads = [rand(5, seed=i + 5) for i in range(4)]
     looks = []
 
@@ -1065,7 +1079,7 @@ def test_a_gradient_that_dies_at_the_end_of_the_step_sees_a_whole_step_or_is_ref
                 looks.append(MIDST in str(error))
 
     odd = [Dying(g, lambda: None) for g in grads]
-    opt.lr = lambda t: (odd.clear(), 0.1)[1]
+    act.append(odd.clear)
     before = whole(opt, params)
     getattr(opt, step)(odd)
     after = whole(opt, params)
@@ -1076,7 +1090,7 @@ def test_a_gradient_that_dies_at_the_end_of_the_step_sees_a_whole_step_or_is_ref
 
 def test_an_error_in_a_finalizer_of_a_gradient_does_not_undo_the_step():
     params = [rand(5)]
-    opt = Adam(params)
+    opt, act = acting(params)
 
     class Dying(ByInterface):
         def __del__(self):
@@ -1084,7 +1098,7 @@ def test_an_error_in_a_finalizer_of_a_gradient_does_not_undo_the_step():
 
     caught = []
     odd = [Dying(rand(5), lambda: None)]
-    opt.lr = lambda t: (odd.clear(), 0.1)[1]
+    act.append(odd.clear)
     assert opt.step(odd)
     assert caught == [1]
     assert opt.steps == 1
@@ -1100,10 +1114,10 @@ def test_a_timer_whose_handler_looks_at_random_moments_sees_whole_steps_only():
         return p, Adam(p, lr=0.1, clip_norm=1.0, nonfinite="skip")
 
     q, twin = make()
-    counts = {twin.state["params"]["exp_avg"][:50].tobytes(): 0}
+    counts = {twin.state["params"]["exp_avg_sq"][:50].tobytes(): 0}
     for k in range(1, steps + 1):
         twin.step(g)
-        counts[twin.state["params"]["exp_avg"][:50].tobytes()] = k
+        counts[twin.state["params"]["exp_avg_sq"][:50].tobytes()] = k
     p, opt = make()
     looks, wrong = 0, []
 
@@ -1116,7 +1130,7 @@ def test_a_timer_whose_handler_looks_at_random_moments_sees_whole_steps_only():
             wrong.append(str(error))
             return
         entry = snapshot["state"]["params"]
-        k = counts.get(entry["exp_avg"][:50].tobytes())
+        k = counts.get(entry["exp_avg_sq"][:50].tobytes())
         if not k == entry["step"] == snapshot["steps"]:
             wrong.append((k, entry["step"], snapshot["steps"]))
 
@@ -1261,7 +1275,7 @@ def test_a_real_number_of_ones_own_is_a_rate():
 def test_parallel_steps_with_python_inside_are_whole():
     sweep.set_threads(3)
     set_forced(True)
-    n = 5 * sweep.CHUNK
+    n = 5 * chunks.CHUNK
     p, q = rand(n), rand(n)
     opt, twin = Adam(p, lr=0.1, clip_norm=1.0), Adam(q, lr=0.1, clip_norm=1.0)
     looks = []

@@ -8,16 +8,37 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import bits, looked_ahead, set_forced, whole
-from test_structures import leaves, mapped
+from support import bits, leaves, looked_ahead, mapped, set_forced, whole
 
 import fastopt
 from fastopt import SGD, Adam, RMSprop
 from fastopt.engine import kernels, sweep
+from fastopt.engine.chunks import CHUNK
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
 
-SIZES = [0, 1, 2, 7, 15, 16, 17, 31, 33, 255, 1023, 1024, 1025, 4095, 4096, 4097, 8191, 8192, 8193, 2 * sweep.CHUNK + 5]
+SIZES = [
+    0,
+    1,
+    2,
+    7,
+    15,
+    16,
+    17,
+    31,
+    33,
+    255,
+    1023,
+    1024,
+    1025,
+    4095,
+    4096,
+    4097,
+    8191,
+    8192,
+    8193,
+    2 * CHUNK + 5,
+]
 SEEDS = 30
 LAYOUTS = ["plain", "other order", "strided", "reversed", "rotated", "unaligned", "read-only", "constant"]
 

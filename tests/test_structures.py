@@ -9,6 +9,7 @@ from types import MappingProxyType
 import numpy as np
 import pytest
 from optimizers_table import RECORDS, stepped
+from support import leaves, mapped
 from test_errors import says
 
 from fastopt import SGD, Adam
@@ -51,24 +52,6 @@ IDS = [row[0] for row in STRUCTURES]
 
 def deep(n):
     return {"x": deep(n - 1)} if n else array(2)
-
-
-def mapped(function, *trees):
-    """The structure of the first tree with function(leaves) at its leaves."""
-    first = trees[0]
-    if isinstance(first, dict):
-        return {key: mapped(function, *(tree[key] for tree in trees)) for key in first}
-    if isinstance(first, tuple) and hasattr(first, "_fields"):
-        return type(first)(*(mapped(function, *parts) for parts in zip(*trees, strict=True)))
-    if isinstance(first, (list, tuple)):
-        return type(first)(mapped(function, *parts) for parts in zip(*trees, strict=True))
-    return function(*trees)
-
-
-def leaves(tree):
-    found = []
-    mapped(found.append, tree)
-    return found
 
 
 @pytest.mark.parametrize("reference", [False, True], ids=["step", "reference_step"])

@@ -109,6 +109,6 @@ cdef void extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept:
 cdef bint overlap(object a, object b) except -1:
     """Whether two arrays share memory, or may: where that takes too long to find out, they count as sharing it."""
     try:
-        return np.shares_memory(a, b, max_work=MOST_WORK)
+        return np.shares_memory(a, b, MOST_WORK)
     except np.exceptions.TooHardError:
         return True

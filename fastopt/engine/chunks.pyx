@@ -221,7 +221,7 @@ cdef void run_alone(const Sweep *w) noexcept nogil:
 
 
 cdef void zero_ordered(const Sweep *w) noexcept nogil:
-    """Zero the gradients that do not lie in their parameter's order: when all are used, since one may overlap itself."""
+    """Zero the gradients that lie in another order: once all have been used, since one may overlap itself."""
     cdef Py_ssize_t i
     cdef const Leaf *f
     for i in range(w.all.n_leaves):

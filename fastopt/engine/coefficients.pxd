@@ -17,6 +17,7 @@ cdef class Terms:
     cdef readonly str rule, kind
     cdef object scalars
     cdef tuple names           # of the rule's scalars, in order
+    cdef Py_ssize_t columns    # so many
     cdef readonly bint wants_fresh      # whether they depend on the state being new
     cdef bint times_lr[FO_MAX_SCALARS]  # which of them are to be multiplied by the learning rate
     cdef double *table         # [steps][scalars] for steps `begin` to `end` - 1, state not new

@@ -102,6 +102,7 @@ cdef class Terms:
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
         self.wants_fresh = wants_fresh
         self.names = rules()[rule][1]
+        self.columns = len(self.names)
         self.places = {}
         self.schedule = values["lr"] if callable(values["lr"]) else None
         self.lr = 0.0 if self.schedule is not None else values["lr"]
@@ -116,13 +117,14 @@ cdef class Terms:
 
     cdef int ask(self, object steps, bint fresh, double *to) except -1:
         """Put the scalars of these steps into [steps][scalars]."""
-        cdef Py_ssize_t i, n = len(steps), columns = len(self.names)
+        cdef Py_ssize_t i, n = len(steps), columns = self.columns
         cdef int k
         cdef double same
         cdef const double *value
         cdef bint one_each
         cdef cnp.ndarray values
-        rates, others = self.scalars(self.values, steps, fresh) if self.wants_fresh else self.scalars(self.values, steps)
+        more = (fresh,) if self.wants_fresh else ()
+        rates, others = self.scalars(self.values, steps, *more)
         if rates.keys() | others.keys() != set(self.names):
             raise KeyError(f"scalars() gave {sorted([*rates, *others])}: the rule {self.rule!r} "
                            f"wants {sorted(self.names)}")
@@ -131,7 +133,7 @@ cdef class Terms:
             given = rates[self.names[k]] if self.times_lr[k] else others[self.names[k]]
             one_each = isinstance(given, np.ndarray)
             if one_each:
-                values = np.asarray(given, np.float64, order="C")
+                values = np.asarray(given, np.float64, "C")
                 if shown(values) != (n,):
                     raise ValueError(f"scalars() gave {self.names[k]!r} in shape {shown(values)}: "
                                      f"wanted one number, or one for each of {n} steps")
@@ -147,19 +149,22 @@ cdef class Terms:
         """See to it that step t is in the table, and the next ones with it: asking for one costs almost as much."""
         if not self.begin <= t < self.end:
             self.begin = self.end = 0  # of no use, until all is in
-            grow(&self.table, &self.room_table, TABLE * len(self.names))
+            grow(&self.table, &self.room_table, TABLE * self.columns)
             self.ask(np.arange(t, t + TABLE), False, self.table)
             self.begin, self.end = t, t + TABLE
         return 0
 
     cdef int have_all(self, list places) except -1:
         """See to it that these places are among the rows, each once: asking for many costs almost the same."""
-        cdef Py_ssize_t columns = len(self.names)
+        cdef Py_ssize_t columns = self.columns
         places = list(dict.fromkeys(places))
         if self.n_rows > MOST_ROWS and self.n_rows > 4 * BLOCK * len(places):  # most of them are of the past
             self.places, self.n_rows = {}, 0
         for fresh in (False, True):
-            missing = [place for place in places if place not in self.places and (place < 0) == fresh]
+            missing = []
+            for place in places:
+                if place not in self.places and (place < 0) == fresh:
+                    missing.append(place)
             if missing:
                 steps = -np.array(missing) if fresh else np.add.outer(np.array(missing) * BLOCK,
                                                                       np.arange(1, BLOCK + 1)).reshape(-1)
@@ -171,12 +176,9 @@ cdef class Terms:
         return 0
 
     cdef const double *row(self, int64_t t, bint fresh) except NULL:
-        """The scalars of step t: of the table, or of what `have_all` has seen to."""
-        cdef Py_ssize_t columns = len(self.names), first
-        if not fresh and self.begin <= t < self.end:
-            return self.table + (t - self.begin) * columns
-        first = self.places[place_of(t, fresh)]
-        return self.rows + (first if fresh else first + (t - 1) % BLOCK) * columns
+        """The scalars of step t, which `have_all` has seen to."""
+        cdef Py_ssize_t first = self.places[place_of(t, fresh)]
+        return self.rows + (first if fresh else first + (t - 1) % BLOCK) * self.columns
 
     cdef double rate(self, int64_t steps) except -1:
         """The learning rate after so many steps, checked."""
@@ -187,7 +189,7 @@ cdef class Terms:
         if self.ahead:
             if not 0 <= steps - self.first_rate < TABLE:
                 with np.errstate(all="ignore"):  # of steps that may never come
-                    rates = np.asarray(self.schedule(np.arange(steps, steps + TABLE)), np.float64, order="C")
+                    rates = np.asarray(self.schedule(np.arange(steps, steps + TABLE)), np.float64, "C")
                 if shown(rates) != (TABLE,):
                     raise ValueError(f"lr schedule {self.schedule!r} gave shape {shown(rates)} for {TABLE} steps")
                 memcpy(self.rates, cnp.PyArray_DATA(rates), sizeof(self.rates))
@@ -216,7 +218,7 @@ cdef class Terms:
         cdef Py_ssize_t k
         c.scale = scale * self.sign
         c.decay = self.decay * lr if self.decoupled else self.decay
-        for k in range(len(self.names)):
+        for k in range(self.columns):
             c.c[k] = row[k] * lr if self.times_lr[k] else row[k]
 
     cdef bint hold(self, dict live) except -1:

@@ -35,7 +35,7 @@ cdef class Leaves:
     cdef readonly object tree
     cdef object structure           # the tree's
     cdef list references            # weak ones to the parameters: NumPy resizes no array that has one
-    cdef list maps                  # of files that parameters lie in: (file, begin, end, leaf)
+    cdef list mapped                # leaves whose parameters are maps of files
     cdef bint single, flat          # the tree is one array, or a flat list
     cdef bint zero_gradients
     cdef bint stale                 # Python ran since parameters and gradients were looked at
@@ -55,6 +55,7 @@ cdef class Leaves:
     cdef int take(self, object grads) except -1
     cdef int take_leaf(self, Py_ssize_t i, object x) except -1
     cdef int look_again(self) except -1
+    cdef bint still_there(self, Py_ssize_t i) noexcept
     cdef int check_unmoved(self, Py_ssize_t i) except -1
     cdef int check_apart(self, Py_ssize_t i, cnp.ndarray a) except -1
     cdef int check_gradient_overlaps(self) except -1

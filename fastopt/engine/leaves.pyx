@@ -14,11 +14,13 @@ from .arrays cimport (
     check_parameter, extent, overlap, raw_data, raw_flags, raw_ndim, raw_shape, raw_type, real_of, same_shape, shown,
     viewed)
 from .chunks cimport lay_out
+from .kernels cimport FO_F32
 
 import weakref
 
 import numpy as np
 
+from ..memory import mapped_range, overlapping_maps
 from ..tree import described as described_tree
 
 cnp.import_array()
@@ -79,7 +81,7 @@ cdef inline bint familiar(const Leaf *f, const Watch *h, PyObject *x) noexcept:
 
 
 cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL:
-    """[n] of the arrays that are not empty, by address; `memory` has (array, leaf, slot) of each. The caller frees it."""
+    """[n] of the arrays that are not empty, by address; `memory` has (array, leaf, slot) of each. To be freed."""
     cdef uintptr_t begin, end
     cdef Py_ssize_t k
     cdef Extent *found
@@ -123,7 +125,7 @@ cdef class Leaves:
         for i in range(self.n_leaves):
             check_parameter(self.arrays[i], self.names[i])
             n_axes += cnp.PyArray_NDIM(self.arrays[i])
-        self.references = [weakref.ref(a) for a in self.arrays]
+        self.references = list(map(weakref.ref, self.arrays))
         self.leaves = <Leaf *>PyMem_Calloc(self.n_leaves + 1, sizeof(Leaf))
         self.watches = <Watch *>PyMem_Calloc(self.n_leaves + 1, sizeof(Watch))
         self.shapes = <Py_ssize_t *>PyMem_Calloc(n_axes + 1, sizeof(Py_ssize_t))
@@ -157,8 +159,10 @@ cdef class Leaves:
             self.first_leaf[f.group + 1] += 1
         for i in range(self.n_groups):
             self.first_leaf[i + 1] += self.first_leaf[i]
-        self.largest = min([float(np.finfo(array.dtype).max) for array in self.arrays], default=np.inf)
-        self.smallest = max([float(np.finfo(array.dtype).tiny) for array in self.arrays], default=0.0)
+        self.largest, self.smallest = np.inf, 0.0
+        for a in self.arrays:
+            info = np.finfo(a.dtype)
+            self.largest, self.smallest = min(self.largest, float(info.max)), max(self.smallest, float(info.tiny))
         self.check_overlaps()
 
     def __dealloc__(self):
@@ -172,13 +176,20 @@ cdef class Leaves:
 
     cdef list own_memory(self):
         """(array, leaf, slot) of all that is the optimizer's own; here the parameters, slot -1."""
-        cdef Py_ssize_t i
-        return [(self.arrays[i], i, -1) for i in range(self.n_leaves)]
+        return list(zip(self.arrays, range(self.n_leaves), [-1] * self.n_leaves))
 
     cdef int check_overlaps(self) except -1:
         """Raise if two parameters share memory."""
         cdef Py_ssize_t i, j, k
         self.extents = sorted_extents(self.own_memory(), &self.n_extents)
+        self.mapped = []
+        for i in range(self.n_leaves):
+            if mapped_range(self.arrays[i]) is not None:
+                self.mapped.append(i)
+        pair = overlapping_maps(self.arrays) if self.mapped else None
+        if pair is not None:
+            raise ValueError(f"{self.names[pair[1]]} overlaps the memory of {self.names[pair[0]]}: both are maps of "
+                             "one file, and each parameter must have memory of its own")
         for k in range(1, self.n_extents):
             if self.extents[k - 1].end > self.extents[k].begin:
                 i, j = sorted((self.extents[k - 1].leaf, self.extents[k].leaf))
@@ -250,11 +261,11 @@ cdef class Leaves:
             x = viewed(x, self.gradient_names[i])
             self.stale = True
         a = x
+        self.check_unmoved(i)
         if real_of(a) != f.real:
             swapped = "" if cnp.PyArray_ISNOTSWAPPED(a) else "byte-swapped "
             raise TypeError(f"{self.gradient_names[i]} has {swapped}dtype {a.dtype.str if swapped else a.dtype}: "
                             f"wanted {self.arrays[i].dtype}, as {self.names[i]} has")
-        self.check_unmoved(i)
         if not same_shape(<RawArray *>a, h.ndim, h.shape):
             raise ValueError(f"{self.gradient_names[i]} has shape {shown(a)}: "
                              f"wanted {shown(self.arrays[i])}, as {self.names[i]} has")
@@ -278,11 +289,47 @@ cdef class Leaves:
         cdef Py_ssize_t i
         for i in range(self.n_leaves):
             self.check_unmoved(i)
-            if self.watches[i].held != NULL and (
-                    raw_data(<const RawArray *>self.watches[i].held) != self.leaves[i].g):
+            if self.watches[i].held != NULL and not self.still_there(i):
                 raise RuntimeError(f"{self.gradient_names[i]} changed while gradients were read")
         self.stale = False
         return 0
+
+    cdef bint still_there(self, Py_ssize_t i) noexcept:
+        """Whether a gradient that was taken in lies where it lay, and may be zeroed if it is to be."""
+        cdef Leaf *f = &self.leaves[i]
+        cdef Watch *h = &self.watches[i]
+        cdef cnp.ndarray a = <cnp.ndarray>h.held
+        cdef object base = (<object>a).base
+        cdef uintptr_t begin, end, low, high
+        if raw_data(<RawArray *>a) != f.g:
+            return False
+        if f.order == NULL:
+            return ((raw_flags(<RawArray *>a) & h.wanted) == h.wanted and real_of(a) == f.real
+                    and same_shape(<RawArray *>a, h.ndim, h.shape))
+        if isinstance(base, np.ndarray):  # of our view
+            extent(a, &begin, &end)
+            extent(base, &low, &high)
+            if not (low <= begin and end <= high) and begin < end:
+                return False
+            return not self.zero_gradients or cnp.PyArray_ISWRITEABLE(<cnp.ndarray>base)
+        return True
+
+    @property
+    def specs(self):
+        """(dtype, shape) that each parameter had when the plan was made."""
+        cdef Py_ssize_t i
+        found = []
+        for i in range(self.n_leaves):
+            found.append((np.dtype(np.float32 if self.leaves[i].real == FO_F32 else np.float64), self.shape_of(i)))
+        return found
+
+    def shape_of(self, Py_ssize_t i):
+        """The shape that a parameter had when the plan was made."""
+        cdef int axis
+        shape = []
+        for axis in range(self.watches[i].ndim):
+            shape.append(self.watches[i].shape[axis])
+        return tuple(shape)
 
     def check_parameters(self):
         """Raise if a parameter cannot be updated any more where it was when the plan was made."""
@@ -295,17 +342,15 @@ cdef class Leaves:
         cdef Leaf *f = &self.leaves[i]
         cdef Watch *h = &self.watches[i]
         cdef cnp.ndarray p = self.arrays[i]
-        if unmoved(f, h):
-            return 0
         if check_parameter(p, self.names[i]) != f.real:
             raise ValueError(f"{self.names[i]} was given another dtype, {p.dtype}: make another optimizer for it")
         if <char *>cnp.PyArray_DATA(p) != f.p:
             raise ValueError(f"{self.names[i]} is not the memory it was: call bind(params)")
         if not same_shape(h.array, h.ndim, h.shape):
-            was = tuple([h.shape[axis] for axis in range(h.ndim)])
-            raise ValueError(f"{self.names[i]} was given another shape, {shown(p)}: wanted {was}, as it had")
+            raise ValueError(f"{self.names[i]} was given another shape, {shown(p)}: wanted {self.shape_of(i)}, as it "
+                             "had")
         if (cnp.PyArray_FLAGS(p) & h.needed) != h.needed:
-            raise ValueError(f"{self.names[i]} was given other strides, {(<object>p).strides}: wanted those that it had")
+            raise ValueError(f"{self.names[i]} was given other strides, {(<object>p).strides}: wanted those it had")
         h.type, h.dims = raw_type(h.array), raw_shape(h.array)
         return 0
 
@@ -331,6 +376,11 @@ cdef class Leaves:
                 raise ValueError(f"{self.gradient_names[i]} overlaps {what} {self.names[e.leaf]}: "
                                  "it would change while it is read")
             low += 1
+        if self.mapped:
+            pair = overlapping_maps([*map(self.arrays.__getitem__, self.mapped), a])
+            if pair is not None:
+                raise ValueError(f"{self.gradient_names[i]} overlaps the memory of {self.names[self.mapped[pair[0]]]}: "
+                                 "both are maps of one file")
         return 0
 
     def memory_of(self, Py_ssize_t leaf, int slot):
@@ -347,16 +397,29 @@ cdef class Leaves:
                 extent(<cnp.ndarray>self.watches[i].held, &begin, &end)
                 extents.append((begin, end, i))
         extents.sort()
+        held = []
         reaching = []  # earlier ones that end after this one begins; apart all the same if they interleave
         for begin, end, i in extents:
-            reaching = [(reach, j) for reach, j in reaching if reach > begin]
-            for _, j in reaching:
+            still = []
+            for reach, j in reaching:
+                if reach <= begin:
+                    continue
+                still.append((reach, j))
                 if overlap(<object>self.watches[i].held, <object>self.watches[<Py_ssize_t>j].held):
-                    first, second = sorted((i, j))
-                    raise ValueError(f"{self.gradient_names[second]} overlaps the memory of "
-                                     f"{self.gradient_names[first]}: zero_grads=True needs gradients apart")
-            reaching.append((end, i))
+                    self.refuse_zeroing(i, j)
+            still.append((end, i))
+            reaching = still
+            held.append(<object>self.watches[i].held)
+        pair = overlapping_maps(held)
+        if pair is not None:
+            self.refuse_zeroing(extents[pair[0]][2], extents[pair[1]][2])
         return 0
+
+    def refuse_zeroing(self, i, j):
+        """Raise: two gradients share memory."""
+        first, second = sorted((i, j))
+        raise ValueError(f"{self.gradient_names[second]} overlaps the memory of {self.gradient_names[first]}: "
+                         "zero_grads=True needs gradients apart")
 
     cdef bint end_step(self, bint counted) noexcept:
         """Count the update of each leaf that has a gradient, if there was one, and let go of the gradients.

@@ -1,8 +1,8 @@
 """Who may step an optimizer now? A lock that is free under the GIL, and a gate that forks wait at.
 
-A section of C code that writes parameters without the GIL, and counts what it wrote, passes the gate. A fork waits until
-no section is inside, and so a child finds every optimizer between two steps. There is no Python in such a section: it
-never waits for the thread that forks.
+A section of C code that writes parameters without the GIL, and counts what it wrote, passes the gate. A fork waits
+until no section is inside, and so a child finds every optimizer between two steps. There is no Python in such a
+section: it never waits for the thread that forks.
 """
 
 from cpython.pythread cimport (
@@ -97,8 +97,8 @@ cdef class Reading:
         if not self.shared:
             self.lock.acquire()
         elif self.lock.writing:
-            raise RuntimeError("the optimizer is being written to: what runs in the middle of that, a signal handler or "
-                               "a finalizer, must not read it")
+            raise RuntimeError("the optimizer is being written to: what runs in the middle of that, a signal handler "
+                               "or a finalizer, must not read it")
 
     def __exit__(self, *_):
         if not self.shared:

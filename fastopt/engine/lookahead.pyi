@@ -2,15 +2,17 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..optimizer import Optimizer
+from ..snapshots import Snapshots
 from .plan import Plan
 
 class LookAhead(AbstractContextManager[None]):
     def __init__(
         self,
         plan: Plan,
-        owner: Optimizer,
+        owner: Snapshots,
         there: str,
         back: str,
         scalars: Callable[[dict[str, Any]], tuple[float, ...]],
     ) -> None: ...
+    def __enter__(self) -> None: ...
+    def __exit__(self, *_: object) -> None: ...

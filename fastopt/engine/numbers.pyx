@@ -18,7 +18,7 @@ def one_minus_power(double beta, t):
     cancels where beta**t is close to 1, and there is no library function in it whose last bits could differ from
     machine to machine. Neighbours share all but a few of their squarings, which are done once.
     """
-    cdef cnp.ndarray powers = np.asarray(t, np.int64, order="C")
+    cdef cnp.ndarray powers = np.asarray(t, np.int64, "C")
     cdef cnp.ndarray found = np.empty_like(powers, np.float64)
     cdef const int64_t *k = <const int64_t *>cnp.PyArray_DATA(powers)
     cdef double e, rest = 1.0 - beta

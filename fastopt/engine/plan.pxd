@@ -42,6 +42,7 @@ cdef class Plan(State):
     cdef fo_coef *new_coef(self) except NULL
     cdef void sweep(self, Operation what, double scale=*) noexcept
     cdef int notice_fork(self) except -1
+    cdef void tear(self) noexcept
 
 cdef class Change:
     # Groups on new terms, ready to be adopted.

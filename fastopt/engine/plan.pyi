@@ -1,9 +1,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
-from ..optimizer import Optimizer
+from ..snapshots import Snapshots
 from ..tree import Tree
 from .coefficients import Terms
 from .lock import Lock
@@ -20,6 +21,7 @@ class Plan:
     tree: Tree
     largest: float
     smallest: float
+    specs: list[tuple[np.dtype[Any], tuple[int, ...]]]
     counts: list[int]
     fresh: list[bool]
     away: str | None
@@ -36,11 +38,10 @@ class Plan:
         screened: bool,
         looks_ahead: bool,
     ) -> None: ...
-    def step(self, owner: Optimizer, grads: Any, loss_scale: float | None, by_reference: bool) -> bool: ...
-    def settle(self, owner: Optimizer) -> None: ...
+    def step(self, owner: Snapshots, grads: Any, loss_scale: float | None, by_reference: bool) -> bool: ...
+    def settle(self, owner: Snapshots) -> None: ...
     def check_parameters(self) -> None: ...
     def check_ready(self, but: str = "") -> None: ...
-    def tear(self) -> None: ...
     def mend(self) -> None: ...
     def gradient(self, leaf: int) -> Any: ...
     def coefficients(self, leaf: int) -> tuple[float, float, dict[str, float]]: ...
@@ -55,4 +56,6 @@ class Plan:
         fresh: Sequence[bool],
         steps: int,
         skipped: int,
+        items: Sequence[tuple[dict[str, Any], str, Any]],
+        torn: bool,
     ) -> None: ...

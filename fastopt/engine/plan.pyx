@@ -16,7 +16,8 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from .chunks cimport (
-    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Leaf, Sweep, chunks_of, in_order)
+    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Leaf, Sweep, chunks_of,
+    in_order)
 from .coefficients cimport place_of
 from .kernels cimport FO_REALS, fo_rule, names_of, variant
 from .leaves cimport Watch
@@ -30,8 +31,8 @@ from .kernels import DECAY_KINDS
 
 cnp.import_array()
 
-cdef str UNLOOKED = ("this optimizer takes its gradients at the looked-ahead point: compute them inside "
-                     "`with opt.lookahead():`, and call step(grads) after the block; each step needs a block of its own")
+cdef str UNLOOKED = ("this optimizer takes its gradients at the looked-ahead point: compute them inside `with "
+                     "opt.lookahead():`, and call step(grads) after the block; each step needs a block of its own")
 cdef str TORN = ("the optimizer is torn, since writing to it failed half way: load a checkpoint or a state_dict, "
                  "which mends it")
 cdef str FORKED = ("this process was forked in the middle of a step of this optimizer: call bind(params), or load a "
@@ -128,7 +129,7 @@ cdef class Plan(State):
         return True
 
     cdef list begin(self, object owner, object loss_scale):
-        """Act 1: refuse the step if it must be; what changed in the groups, see `changed`; learning rates and factor."""
+        """Act 1: refuse the step if it must be; what changed in groups, see `changed`; learning rates and factor."""
         cdef int group
         cdef list terms, changes
         if self.generation != generation:
@@ -179,12 +180,16 @@ cdef class Plan(State):
             self.set_coefficients(change.terms)
         else:
             self.set_coefficients(self.terms)
-        self.sweeper.reserve(&self.all, False)
+        if self.all.elements > CHUNK_ELEMENTS:
+            self.sweeper.reserve(&self.all, False)
         return change
 
     cdef bint update(self, Change change) noexcept:
         """Acts 4 and 5: update all active leaves, and count it; True if gradients are left for `let_go`."""
         cdef bint left
+        if change is None and self.all.elements <= CHUNK_ELEMENTS:  # the GIL is kept, and no fork comes between
+            self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
+            return self.counted()
         enter_gate()
         if change is not None:
             self.adopt(change)
@@ -246,7 +251,7 @@ cdef class Plan(State):
             self.let_go()
         return 0
 
-    def tear(self):
+    cdef void tear(self) noexcept:
         """Refuse all use until a load has succeeded: what was being written is half old, half new."""
         self.away, self.remedy = TORN, "load"
 
@@ -293,7 +298,7 @@ cdef class Plan(State):
         for group in range(self.n_groups):
             live = groups[group]
             terms = self.terms[group]
-            if terms is None or not isinstance(live, dict) or not (<Terms>terms).hold(live):
+            if terms is None or type(live) is not dict or not (<Terms>terms).hold(live):
                 if found is None:
                     found = []
                 found.append((group, owner._check_group(group)))
@@ -321,6 +326,9 @@ cdef class Plan(State):
             if self.terms[group] is not None:
                 (<Terms>terms).inherit(self.terms[group])
         change.stock = self.stock(wanted)
+        if change.stock is not None:
+            for leaf, _ in change.stock.places:
+                self.watches[<Py_ssize_t>leaf].fresh = True  # means nothing until it is there
         return change
 
     cdef void adopt(self, Change change) noexcept:
@@ -373,7 +381,7 @@ cdef class Plan(State):
                 if not own.begin <= t < own.end:
                     self.stale = True
                     own.have(t)
-                own.fold(&self.coefs[first], own.row(t, False), self.rates[group], self.scale)
+                own.fold(&self.coefs[first], own.table + (t - own.begin) * own.columns, self.rates[group], self.scale)
         return 0
 
     cdef int set_mixed(self, int group, Terms own) except -1:
@@ -411,7 +419,10 @@ cdef class Plan(State):
         """Return a leaf's gradient factor, decay and scalars by name in this step."""
         cdef fo_coef *c = &self.coefs[self.leaves[leaf].coef]
         cdef Terms own = self.terms[self.leaves[leaf].group]
-        return c.scale, c.decay, {name: c.c[i] for i, name in enumerate(own.names)}
+        scalars = {}
+        for i, name in enumerate(own.names):
+            scalars[name] = c.c[i]
+        return c.scale, c.decay, scalars
 
     # -- sums over gradients --
 
@@ -446,13 +457,14 @@ cdef class Plan(State):
                 else:
                     in_order(<char *>cnp.PyArray_DATA(values), f, start, cnp.PyArray_SIZE(values))
                 at = start + int(np.isfinite(values).argmin())
-                index = np.unravel_index(at, self.arrays[i].shape, order="F" if f.reversed else "C")
-                return i, tuple(int(k) for k in index)
+                index = np.unravel_index(at, self.arrays[i].shape, "F" if f.reversed else "C")
+                return i, tuple(map(int, index))
         return None
 
     # -- snapshots --
 
-    def replace(self, list slots, list params, list states, list counts, list fresh, int64_t steps, int64_t skipped):
+    def replace(self, list slots, list params, list states, list counts, list fresh, int64_t steps, int64_t skipped,
+                list items, bint torn):
         """Take over a snapshot, in one piece: whatever can fail fails before anything has changed.
 
         Parameters
@@ -466,21 +478,31 @@ cdef class Plan(State):
             types and shapes that are wanted, and share no memory with what they replace.
         counts, fresh, steps, skipped
             What these become.
+        items : list of (dict, key, value)
+            What live groups are to hold under keys that they have.
+        torn : bool
+            Whether more is to come, and the optimizer to be refused until it has.
         """
         cdef Py_ssize_t i, n = 0
-        cdef Stock stock = self.stock([
-            (self.first_leaf[group], self.first_leaf[group + 1], slots[group]) for group in range(self.n_groups)])
+        cdef Stock stock
         cdef Move *moves = NULL
         cdef int64_t *numbers = NULL
         cdef cnp.ndarray to
-        pairs = []
+        wanted = []
+        for i in range(self.n_groups):
+            wanted.append((self.first_leaf[i], self.first_leaf[i + 1], slots[i]))
+        stock = self.stock(wanted)
+        pairs, sources = [], []
         for i, arrays in enumerate(self.states if stock is None else stock.states):
-            pairs += [(array, states[i].get(slot)) for slot, array in arrays.items()]
+            for slot, array in arrays.items():
+                pairs.append((array, states[i].get(slot)))
         if params is not None:
             self.check_parameters()
             pairs += zip(self.arrays, params)
-        sources = [None if source is None else np.asarray(source, order="C" if array.flags.c_contiguous else "F")
-                   for array, source in pairs]
+        for array, source in pairs:
+            if source is not None:
+                source = np.asarray(source, None, "C" if array.flags.c_contiguous else "F")
+            sources.append(source)
         try:
             moves = <Move *>PyMem_Calloc(len(pairs) + 1, sizeof(Move))
             numbers = <int64_t *>PyMem_Calloc(2 * self.n_leaves + 1, sizeof(int64_t))
@@ -506,8 +528,12 @@ cdef class Plan(State):
                 self.watches[i].count, self.watches[i].fresh = numbers[2 * i], numbers[2 * i + 1]
             self.steps, self.skipped = steps, skipped
             self.away, self.remedy, self.unlooked = None, "", self.looks_ahead
+            if torn:
+                self.tear()
             self.complete = False
             leave_gate()
+            for group, key, value in items:  # takes no memory, as the key is there
+                group[key] = value
         finally:
             PyMem_Free(moves)
             PyMem_Free(numbers)

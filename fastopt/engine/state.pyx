@@ -1,7 +1,7 @@
 """Slots, counts, allocator: what does a leaf have besides its parameter?"""
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport uintptr_t
 
 cimport numpy as cnp
 
@@ -49,7 +49,7 @@ cdef class State(Leaves):
 
     def __cinit__(self, object tree, bint zero_gradients, tuple slots, *_):
         self.slots = slots
-        self.states = [{} for _ in self.arrays]
+        self.states = list(map(dict, [()] * self.n_leaves))
         self.sweeper = Sweeper()
 
     def memory_of(self, Py_ssize_t leaf, int slot):
@@ -87,7 +87,8 @@ cdef class State(Leaves):
         lay_out(&stock.new)
         memory += self.own_memory()
         for i, arrays in enumerate(self.states):
-            memory += [(array, i, self.slots.index(name)) for name, array in arrays.items()]
+            for name, array in arrays.items():
+                memory.append((array, i, self.slots.index(name)))
         stock.extents = sorted_extents(memory, &stock.n_extents)
         self.sweeper.reserve(&stock.new, False)
         return stock
@@ -101,7 +102,8 @@ cdef class State(Leaves):
         for i in range(stock.new.n_leaves):
             leaf = stock.places[i][0]
             self.leaves[leaf].s[<int>stock.places[i][1]] = stock.new.leaves[i].p
-            self.watches[leaf].fresh = True
+        for i in range(self.n_leaves):
+            self.watches[i].cleared = NULL  # a gradient may have lain where there is state now
         self.states, stock.states = stock.states, self.states
         self.extents, stock.extents = stock.extents, self.extents
         self.n_extents = stock.n_extents
@@ -109,9 +111,15 @@ cdef class State(Leaves):
     @property
     def counts(self):
         """Updates that each parameter has had."""
-        return [self.watches[i].count for i in range(self.n_leaves)]
+        found = []
+        for i in range(self.n_leaves):
+            found.append(self.watches[i].count)
+        return found
 
     @property
     def fresh(self):
         """Whether the state of each parameter is new: no update has used it."""
-        return [self.watches[i].fresh != 0 for i in range(self.n_leaves)]
+        found = []
+        for i in range(self.n_leaves):
+            found.append(self.watches[i].fresh != 0)
+        return found

@@ -2,15 +2,15 @@
 
 a. The leaves of all groups lie end to end in one sequence of chunks of CHUNK elements. A sweep carries one operation
    over all of them, in one parallel region.
-b. Each worker has one contiguous stretch of the sequence, the same one in every step, so that memory stays near the core
-   that first wrote it, and in its caches. Who is done helps one that wakes late or has lost its core, but leaves it the
-   last few chunks, which lie in its caches.
+b. Each worker has one contiguous stretch of the sequence, the same one in every step, so that memory stays near the
+   core that first wrote it, and in its caches. Who is done helps one that wakes late or has lost its core, but leaves
+   it the last few chunks, which lie in its caches.
 c. Where caches hold a part of parameters and state, each sweep goes the other way than the one before, and begins with
    that part.
-d. How many threads is a rule of the sweep's traffic in bytes: one thread for small sweeps, all for large ones. The limit
-   depends on whether steps come back to back, when workers wait awake, or other work lies between, when they must sleep
-   at once and be woken. A plan whose parallel sweeps stall, since other processes want the cores, works alone for a
-   while.
+d. How many threads is a rule of the sweep's traffic in bytes: one thread for small sweeps, all for large ones. The
+   limit depends on whether steps come back to back, when workers wait awake, or other work lies between, when they must
+   sleep at once and be woken. A plan whose parallel sweeps stall, since other processes want the cores, works alone for
+   a while.
 e. Nothing here fails once `reserve` has succeeded.
 """
 
@@ -48,8 +48,8 @@ cdef extern from *:
     #define fo_place_size(place) ((void)(place), 0)
     #define fo_place(place, ids) ((void)(place), (void)(ids))
     #endif
-    /* Idle workers of GNU OpenMP spin for some 6 ms before they sleep, and take cores from what comes next; but for some
-       20 us only if its threads are more than the processors that it counts. 0 where that does not help. */
+    /* Idle workers of GNU OpenMP spin for some 6 ms before they sleep, and take cores from what comes next; but for
+       some 20 us only if its threads are more than the processors that it counts. 0 where that does not help. */
     #if defined _OPENMP && !defined __clang__
     #define FO_PROCESSORS omp_get_num_procs()
     #else
@@ -218,7 +218,8 @@ def places():
         if ids == NULL:
             raise MemoryError
         fo_place(place, ids)
-        found.update([ids[i] for i in range(size)])
+        for i in range(size):
+            found.add(ids[i])
         PyMem_Free(ids)
     return len(found)
 
@@ -259,23 +260,17 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
     leave_mode(mode)
 
 
-cdef void run_team(const Sweep *w, int team) noexcept nogil:
-    """All chunks, by a team."""
-    cdef int worker
-    for worker in prange(team, num_threads=team, schedule="static", chunksize=1):
-        run_worker(w, worker)
-
-
 # ---- how many threads ----
 
-cdef double cost_of_joining() noexcept nogil:
+cdef double cost_of_joining() noexcept:
     """What a team of all threads costs more than one of two, at best: measured once, with regions that do nothing."""
-    cdef int worker, k
+    cdef int _worker, _k
     cdef double begin, best = 1e9
-    for k in range(5):
+    for _k in range(5):
         begin = fo_now()
-        for worker in prange(threads, num_threads=threads, schedule="static", chunksize=1):
-            pass
+        with nogil:
+            for _worker in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+                pass
         best = min(best, fo_now() - begin)
     return max(best / JOINING, 1.0)
 
@@ -328,7 +323,7 @@ cdef class Sweeper:
         w.flush = flush
         w.partial = self.partial if w.what == SUM_SQUARES or w.what == FIND_NONFINITE else NULL
         w.fetch = w.backward = False
-        if all.elements <= CHUNK_ELEMENTS and not forced:
+        if all.elements <= CHUNK_ELEMENTS:
             run_alone(w)  # shorter than giving up the GIL and taking it again is worth
             if w.what == UPDATE_AND_ZERO or w.what == ZERO_GRADIENTS:
                 zero_ordered(w)
@@ -355,15 +350,18 @@ cdef class Sweeper:
         cdef bint all_threads = self.in_parallel(w.what, traffic, begin)
         # Where there is other work between steps, workers are to sleep at once: see `FO_PROCESSORS`.
         cdef bint crowded = not (self.back_to_back or forced) and threads <= processors < 2 * threads
-        cdef int team = processors + 1 if crowded else threads
+        cdef int worker, team = processors + 1 if crowded else threads
         if all_threads and not fo_can_have(team):
             no_thread_until = begin + MOST_PENALTY
             all_threads = False
         if all_threads:
             no_thread_until = 0.0
             self.share_out(w)
+            # The block is here, and not a function that needs no GIL: there, Cython asks whether it is held, and is
+            # told wrongly once the process has had a sub-interpreter.
             with nogil:
-                run_team(w, team)
+                for worker in prange(team, num_threads=team, schedule="static", chunksize=1):
+                    run_worker(w, worker)
         else:
             with nogil:
                 run_alone(w)
