@@ -178,6 +178,19 @@ def show_config(mode: str = "stdout") -> dict[str, Any] | None:
     return _show(report, mode)
 
 
+def _serial_steps() -> str:
+    """Say which steps run in one thread, and why."""
+    if get_num_threads() == 1:
+        return "all steps"
+    if sweep.lacks_threads():
+        return "all steps: the system did not let another thread start"
+    awake, resting = (f"{limit / 2**20:.3g} MiB" for limit in sweep.limits())
+    return (
+        f"steps over less than {awake} of parameters, gradients and state, or {resting} where other work lies between "
+        "steps; for a while, larger ones that waited for a processor that others use"
+    )
+
+
 def show_runtime(mode: str = "stdout") -> dict[str, Any] | None:
     """Print what is in use on this machine and why, or return it.
 
@@ -195,6 +208,7 @@ def show_runtime(mode: str = "stdout") -> dict[str, Any] | None:
     report = {
         "instruction set": f"{kernels.isa()} ({'FASTOPT_ISA' if forced else 'best of ' + ', '.join(kernels.isas())})",
         "threads": f"{get_num_threads()} (least of: {', '.join(reasons)})",
+        "one thread": _serial_steps(),
         "denormals": "flushed to zero" if get_flush_denormals() else "kept",
         "Python": platform.python_version(),
         "NumPy": np.__version__,
@@ -212,6 +226,12 @@ def _start() -> None:
         except ValueError as error:
             raise ImportError(f"FASTOPT_ISA: {error}") from None
     sweep.set_threads(min(LIMITS.values()))
+    sweep.set_scarce(2 * LIMITS.get("cgroup quota", math.inf) < next(iter(LIMITS.values())))
+    prefetch = os.environ.get("FASTOPT_PREFETCH")
+    if prefetch:
+        if prefetch not in ("0", "1"):
+            raise ImportError(f"FASTOPT_PREFETCH is {prefetch!r}: wanted 0 or 1")
+        sweep.set_prefetch(prefetch == "1")
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.before_fork, after_in_parent=lock.after_fork_in_parent)
         os.register_at_fork(after_in_child=sweep.after_fork_in_child)

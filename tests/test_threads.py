@@ -473,6 +473,39 @@ def test_without_fastopt_isa_the_best_is_chosen():
         assert output("import fastopt; print(fastopt.engine.kernels.isa())", **environment) == ISAS[0]
 
 
+@needs_openmp
+def test_where_no_thread_can_be_started_steps_run_serially():
+    script = """
+    import resource, numpy as np, fastopt
+    from fastopt.engine import sweep
+    p, g = np.ones(2_000_000, "f4"), np.ones(2_000_000, "f4")
+    twin = p.copy()
+    fastopt.Adam(twin).step(g)
+    opt = fastopt.Adam(p)
+    sweep.set_threads(12)
+    sweep.set_forced(True)
+    with open("/proc/self/statm") as memory:
+        now = int(memory.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + 4_000_000,) * 2)  # not enough for the stack of a thread
+    opt.step(g)
+    print((p == twin).all(), sweep.lacks_threads(), fastopt.show_runtime("dicts")["one thread"][:10])
+    """
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("reads how much memory is mapped from /proc")
+    assert output(script) == "True True all steps:"
+
+
+@pytest.mark.parametrize("prefetch", ["0", "1", ""])
+def test_fastopt_prefetch_changes_no_bit(prefetch):
+    assert output(STEPS + "\n    print(run())", FASTOPT_PREFETCH=prefetch) == output(STEPS + "\n    print(run())")
+
+
+@pytest.mark.parametrize("prefetch", ["yes", "2", "-1"])
+def test_a_fastopt_prefetch_that_is_neither_is_an_error(prefetch):
+    done = python("import fastopt", FASTOPT_PREFETCH=prefetch)
+    assert done.stderr.splitlines()[-1] == f"ImportError: FASTOPT_PREFETCH is {prefetch!r}: wanted 0 or 1"
+
+
 @pytest.mark.parametrize("isa", ["sse9", "AVX2", "avx2,baseline"])
 def test_an_unknown_fastopt_isa_is_an_error_that_lists_those_there_are(isa):
     done = python("import fastopt", FASTOPT_ISA=isa)

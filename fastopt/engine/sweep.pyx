@@ -72,7 +72,7 @@ cdef extern from *:
     {
         return __atomic_fetch_add(next, few, __ATOMIC_RELAXED);
     }
-    /* Bytes of a cache, as the system tells; else as many as are usual. */
+    /* Bytes of a cache, as the system tells; otherwise as many as are usual. */
     static inline Py_ssize_t fo_cache(int level)
     {
         long told = 0;
@@ -150,7 +150,10 @@ cdef bint scarce = False        # the CPU quota is below half of the processors
 cdef bint prefetch = is_intel()
 cdef double joining = 0.0       # times JOINING that a team of all threads costs; 0: not measured yet
 cdef double no_thread_until = 0.0  # when to try again to start threads, ns
-cdef Py_ssize_t own_cache = fo_cache(2), last_cache = fo_cache(3)
+cdef Py_ssize_t own_cache = fo_cache(2)
+# Of a last level that many cores share, more is not ours (480 MiB, told by a virtual machine with two processors: turning
+# round cost 10 % at 10^7 parameters).
+cdef Py_ssize_t last_cache = min(fo_cache(3), <Py_ssize_t>(64 << 20))
 
 
 def set_threads(int n):
@@ -328,7 +331,7 @@ cdef class Sweeper:
             if w.what == UPDATE_AND_ZERO or w.what == ZERO_GRADIENTS:
                 zero_ordered(w)
             return
-        if own_cache * threads <= all.traffic - all.nbytes < last_cache or forced:
+        if forced or own_cache * threads <= all.traffic and all.traffic - all.nbytes < last_cache:
             self.turns += 1
             w.backward = self.turns & 1
         w.fetch = self.turns >> 1 & 1 if forced else prefetch and all.nbytes >= FETCH_FROM
