@@ -37,6 +37,7 @@ numpydoc_validation_exclude = {
     r"^fastopt\.schedules\.",  # dataclasses, documented in one line
     r"^fastopt\.AdamW$",  # "params, lr, ...": as for Adam
     r"^fastopt\.checkpoint\.Reader\.read$",  # one line says it
+    r"\.lookahead$",  # what it returns is told in its first line
 }
 
 #: modules whose ``__all__`` must be in the API reference

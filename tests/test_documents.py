@@ -1,4 +1,4 @@
-"""What is written about fastopt is true: the examples in README and docstrings run, and nothing is undocumented."""
+"""What is written about fastopt is true: the examples in pages and docstrings run, and nothing is undocumented."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from typing import get_origin
 
 import numpy as np
 import pytest
+import test_rooms
 
 import fastopt
 from fastopt.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+HOW_IT_WORKS = ROOT / "docs/how_it_works.md"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 MODULES = sorted(
     m.name
@@ -38,8 +42,8 @@ def run(text, name, folder, monkeypatch):
     return len(test.examples)
 
 
-def readme_blocks():
-    return re.findall(r"^```python\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+def blocks(page, language="python"):
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def test_there_is_a_readme_that_shows_how_to_use_it():
@@ -47,16 +51,15 @@ def test_there_is_a_readme_that_shows_how_to_use_it():
     text = README.read_text()
     assert text.startswith("# fastopt")
     assert "pip install" in text
-    blocks = readme_blocks()
-    assert blocks, "README.md has no ```python block"
-    assert any("opt.step(" in block for block in blocks)
+    assert blocks(README), "README.md has no ```python block"
+    assert any("opt.step(" in block for block in blocks(README))
 
 
 def test_the_examples_in_readme_run(tmp_path, monkeypatch):
     # One after the other in one session, as a reader would type them.
     session = {}
     monkeypatch.chdir(tmp_path)
-    for i, block in enumerate(readme_blocks()):
+    for i, block in enumerate(blocks(README)):
         name = f"README.md, Python block {i + 1}"
         if ">>>" in block:
             test = doctest.DocTestParser().get_doctest(block, session, name, str(README), 0)
@@ -70,10 +73,40 @@ def test_the_examples_in_readme_run(tmp_path, monkeypatch):
     assert session, "README.md has no example"
 
 
-def test_the_links_in_readme_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)", README.read_text()):
+@pytest.mark.parametrize("page", [README, CONTRIBUTING], ids=lambda page: page.name)
+def test_the_links_lead_somewhere(page):
+    # Those of the pages in docs/ are followed when the documentation is built.
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
         if not target.startswith(("http:", "https:", "mailto:")):
-            assert (ROOT / target).exists(), f"README.md links to {target}"
+            assert (ROOT / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_examples_in_pages_run(page, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastopt.threads._asked", None)  # and put back what set_num_threads() leaves there
+    found = run(page.read_text(), page.name, tmp_path, monkeypatch)
+    assert all(">>>" in block for block in blocks(page)), f"{page.name}: what has no >>> is not run"
+    assert found > 0 or not blocks(page)
+
+
+def test_the_rule_shown_in_how_it_works_is_that_of_the_source():
+    source = ROOT / "src_c/rules.c"
+    if source.exists():
+        assert [block in source.read_text() for block in blocks(HOW_IT_WORKS, "c")] == [True]
+
+
+def test_the_table_of_rooms_is_that_of_the_engine():
+    if not (test_rooms.PACKAGE / "engine/plan.pyx").exists():
+        pytest.skip("needs the sources beside the tests")
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([\w, ]*) ?\|$", HOW_IT_WORKS.read_text(), re.MULTILINE)
+    assert [room for room, _ in rows] == test_rooms.ROOMS
+    for room, told in rows:
+        assert set(filter(None, told.strip().split(", "))) == test_rooms.imports(room) & set(test_rooms.ROOMS), room
+
+
+def test_the_code_in_contributing_is_code():
+    for block in blocks(CONTRIBUTING):
+        compile(block, CONTRIBUTING.name, "exec")
 
 
 @pytest.mark.parametrize("name", ["fastopt", *MODULES])
