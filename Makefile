@@ -51,8 +51,8 @@ lint: $(VENV)/.dev
 	FASTOPT_WERROR=1 $(BIN)/python setup.py --quiet build_ext --build-lib build/lint --build-temp build/lint-temp
 
 format: $(VENV)/.dev
-	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
@@ -79,4 +79,4 @@ sanitize: $(VENV)/.test
 
 clean:
 	rm -rf build dist out docs/_build docs/api .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
-	rm -f fastopt/_engine*.so fastopt/engine/*.so
+	rm -f fastopt/engine/*.so

@@ -60,7 +60,7 @@ def knob(name: str) -> str:
 
 
 class BuildExt(build_ext):
-    """Compiles the kernel variants and links their objects into the one extension."""
+    """Compiles the kernel variants and links their objects into one module."""
 
     def compiles(self, flags: list[str], link: bool = False) -> bool:
         """Whether the compiler (and linker) takes these flags."""

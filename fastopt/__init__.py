@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 import typing
 
 from .optimizer import Optimizer
-from .optimizers import NAG, OPTIMIZERS, SGD, Adam, AdamW, RMSprop
+from .optimizers import OPTIMIZERS
 from .threads import (
     get_flush_denormals,
     get_num_threads,
@@ -26,15 +26,13 @@ from .threads import (
 
 if typing.TYPE_CHECKING:
     from . import checkpoint, schedules
+    from .optimizers import *  # noqa: F403
+
+globals().update(OPTIMIZERS)
 
 __all__ = [
-    "NAG",
     "OPTIMIZERS",
-    "SGD",
-    "Adam",
-    "AdamW",
     "Optimizer",
-    "RMSprop",
     "__version__",
     "checkpoint",
     "get_flush_denormals",
@@ -44,6 +42,7 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "show_runtime",
+    *OPTIMIZERS,
 ]
 
 

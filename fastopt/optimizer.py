@@ -299,6 +299,7 @@ class Optimizer(Snapshots):
         Returns
         -------
         context manager
+            One to be entered once, for the next step.
         """
         self._bound()
         return nullcontext()

@@ -32,6 +32,15 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_interrupts():
+    """Also where the suite was started in the background, with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 PLACES = (os.path.dirname(fastopt.__file__), contextlib.__file__, __file__)
 
 

@@ -206,7 +206,7 @@ cdef class Plan(State):
 
     cdef bint update_by_reference(self, object owner, Change change) except -1:
         """Acts 4 and 5 in Python: signals wait until they are over, and if they fail the optimizer is torn."""
-        cdef bint left
+        cdef bint left = False
         with held():
             self.lock.writing = True
             try:

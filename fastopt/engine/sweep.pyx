@@ -284,7 +284,7 @@ cdef class Sweeper:
 
     def __cinit__(self):
         cdef int what
-        for what in range(OPERATIONS):
+        for what in range(<int>OPERATIONS):
             self.records[what].penalty = LEAST_PENALTY
 
     def __dealloc__(self):

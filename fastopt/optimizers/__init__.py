@@ -1,11 +1,13 @@
-"""The optimizers, a module a family, in order of increasing complexity."""
+"""The optimizers, a module a family, in order of increasing complexity: one line here for each."""
+
+# ruff: noqa: F403, I001 - all that a module names public, and in this order
 
 from ..optimizer import Optimizer
-from .adam import Adam, AdamW
-from .rmsprop import RMSprop
-from .sgd import NAG, SGD
+from .sgd import *
+from .rmsprop import *
+from .adam import *
 
-__all__ = ["NAG", "OPTIMIZERS", "SGD", "Adam", "AdamW", "RMSprop"]
-
-#: every optimizer by its name: what the command, the tests and the benchmarks go through
-OPTIMIZERS: dict[str, type[Optimizer]] = {cls.__name__: cls for cls in (SGD, NAG, RMSprop, Adam, AdamW)}
+#: every optimizer by its name: what the package, the command, the tests, the benchmarks and the pages go through
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    name: value for name, value in globals().items() if isinstance(value, type) and Optimizer in value.__mro__[1:]
+}

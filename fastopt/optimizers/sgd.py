@@ -12,7 +12,7 @@ from ..optimizer import Array, Hyper, Optimizer, Options, Scalars, Steps
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-__all__ = ["NAG", "SGD"]
+__all__ = ["SGD", "NAG"]  # noqa: RUF022 - by increasing complexity
 
 
 class SGD(Optimizer):
@@ -239,6 +239,7 @@ class NAG(Optimizer):
         Returns
         -------
         context manager
+            One to be entered once, for the next step.
 
         Raises
         ------
