@@ -214,7 +214,8 @@ class Optimizer(Snapshots):
     def _wants_fresh(cls) -> bool:
         """Whether the class's `scalars` takes `fresh`."""
         code = cls.scalars.__code__
-        return "fresh" in code.co_varnames[: code.co_argcount]
+        takes_more = bool(code.co_flags & 0x04)  # *args, of a class that hands on what it gets
+        return takes_more or "fresh" in code.co_varnames[: code.co_argcount]
 
     @staticmethod
     def _check_eps(shown: str, eps: float, index: int, plan: Plan) -> None:
@@ -253,7 +254,9 @@ class Optimizer(Snapshots):
         FloatingPointError
             With ``nonfinite="raise"``, if a gradient has an Inf or NaN. Nothing has been written then.
         RuntimeError
-            If the optimizer was copied or unpickled and not bound, or is looking ahead.
+            If the optimizer cannot step now: it was copied or unpickled and not bound, is looking ahead, needs a
+            `lookahead` first (`NAG`), was left torn by a write that failed half way, or is in the middle of a step; or
+            if gradients change while they are read. Nothing has been written then.
         """
         plan = self._plan
         if plan is None:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .engine.lock import Lock
+from .engine.restore import restore
 from .interrupts import held
 from .tree import Tree
 
@@ -76,8 +77,11 @@ class _Fitting:
         if not isinstance(fresh, list) or not set(plan.names).issuperset(fresh):
             raise ValueError(f"the snapshot is damaged: its list of new state is {fresh!r}")
         self.counts = [counts[name] for name in plan.names]
-        self.fresh = [name in fresh or counts[name] == 0 for name in plan.names]
         self.steps, self.skipped = header["steps"], header["skipped"]
+
+        for index, live in enumerate(optimizer.param_groups):
+            if type(live) is not dict:
+                raise TypeError(f"param_groups[{index}] is {type(live).__name__}: wanted the dict it was")
 
         #: each group as it will be
         self.groups: list[dict[str, Any]] = []
@@ -113,6 +117,11 @@ class _Fitting:
             raise ValueError(f"the snapshot has {min(unknown)}, which this optimizer has not")
         #: of each group, the slots that its leaves will have
         self.slots = [optimizer._in_order(slots) for slots in given]
+        #: of each leaf, whether its state will be new; so is what it has here and not in the snapshot
+        self.fresh = [
+            name in fresh or counts[name] == 0 or not keys.keys() >= states.keys()
+            for name, keys, states in zip(plan.names, self.keys, plan.states, strict=True)
+        ]
 
     def replace(
         self, optimizer: Snapshots, states: list[dict[str, Array]], params: list[Array] | None, torn: bool = False
@@ -120,8 +129,17 @@ class _Fitting:
         """Take it over, in one piece: arrays, counts and groups."""
         pairs = zip(optimizer.param_groups, self.groups, strict=True)
         items = [(group, key, value) for group, values in pairs for key, value in values.items()]
-        optimizer._bound().replace(
-            self.slots, params, states, self.counts, self.fresh, self.steps, self.skipped, items, torn
+        restore(
+            optimizer._bound(),
+            self.slots,
+            params,
+            states,
+            self.counts,
+            self.fresh,
+            self.steps,
+            self.skipped,
+            items,
+            torn,
         )
 
 
@@ -289,7 +307,8 @@ class Snapshots:
         OSError
             If the file cannot be read.
         ValueError
-            If it is truncated, altered or does not fit; the message says why. Nothing has been changed then.
+            If it is truncated, altered or does not fit; the message says why. Nothing has been changed then, unless
+            the file changed while it was read in place.
         """
         import json
 
@@ -407,7 +426,8 @@ class Snapshots:
                 slots[group].update(captured["states"][place])
             for index, group_now in enumerate(self.param_groups):
                 slots[index].update(self._slots_of(self._terms(index, group_now, plan).rule))
-            plan.replace(
+            restore(
+                plan,
                 [self._in_order(slots_of_group) for slots_of_group in slots],
                 None,
                 [captured["states"][place] for place in places],

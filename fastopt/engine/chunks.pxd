@@ -52,7 +52,7 @@ cdef struct Queue:
     Py_ssize_t stop
     Py_ssize_t begun         # whether its worker has come
     Py_ssize_t mirror        # of a sweep that goes backward: chunk k of the queue is mirror - 1 - k of the sequence
-    char apart[32]           # a cache line each
+    char apart[96]           # no two in one cache line
 
 cdef struct Sweep:
     Operation what

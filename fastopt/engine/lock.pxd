@@ -14,6 +14,7 @@ cdef class Lock:
     cdef PyObject *newer
 
     cdef int renew(self) except -1
+    cdef bint mine(self) noexcept
     cdef int acquire(self) except -1
     cdef void release(self) noexcept
 

@@ -16,6 +16,7 @@ cdef enum:
 generation = 0
 cdef int inside = 0  # sections past the gate
 cdef int closed = 0  # forks that keep it closed
+cdef unsigned long forking = 0  # the thread that forks, which must not wait for itself
 cdef PyObject *newest = NULL  # of all locks
 
 
@@ -45,7 +46,7 @@ cdef class Lock:
         PyThread_free_lock(self.bed)
 
     cdef int renew(self) except -1:
-        """Be free, whoever held the lock: its holder may be a thread that a fork left behind."""
+        """Be free, whoever held the lock: its holder may be a thread that a fork left behind, with the old bed."""
         self.holder = self.sleepers = self.writing = 0
         self.bed = PyThread_allocate_lock()
         if self.bed == NULL:
@@ -63,7 +64,13 @@ cdef class Lock:
         """Return a context for what only reads: a thread may do so in the middle of its own step."""
         return Reading(self)
 
+    cdef bint mine(self) noexcept:
+        """Whether this thread holds it."""
+        return self.holder == PyThread_get_thread_ident()
+
     cdef int acquire(self) except -1:
+        """Hold the lock; 1 if another thread had it meanwhile."""
+        cdef bint waited = self.holder != 0
         cdef unsigned long me = PyThread_get_thread_ident()
         if self.holder == me:
             raise RuntimeError("the optimizer is in the middle of a step: what runs inside it, a schedule or a signal "
@@ -74,7 +81,7 @@ cdef class Lock:
                 PyThread_acquire_lock(self.bed, 1)
             self.sleepers -= 1
         self.holder = me
-        return 0
+        return waited
 
     cdef void release(self) noexcept:
         self.holder = 0
@@ -93,7 +100,7 @@ cdef class Reading:
         self.lock = lock
 
     def __enter__(self):
-        self.shared = self.lock.holder == PyThread_get_thread_ident()
+        self.shared = self.lock.mine()
         if not self.shared:
             self.lock.acquire()
         elif self.lock.writing:
@@ -110,7 +117,7 @@ cdef class Reading:
 cdef void enter_gate() noexcept:
     """Begin to write without the GIL; wait while a fork is under way."""
     global inside
-    while closed > 0:
+    while closed > 0 and forking != PyThread_get_thread_ident():
         with nogil:
             usleep(NAP)
     inside += 1
@@ -124,25 +131,27 @@ cdef void leave_gate() noexcept:
 
 def before_fork():
     """Close the gate, and wait until nobody is inside."""
-    global closed
+    global closed, forking
     closed += 1
     while inside > 0:
         with nogil:
             usleep(NAP)
+    forking = PyThread_get_thread_ident()
 
 
 def after_fork_in_parent():
     """Open the gate."""
-    global closed
+    global closed, forking
     closed -= 1
+    forking = 0
 
 
 def after_fork_in_child():
     """Open the gate, and free all locks: who held one was left behind, or forked in the middle of its step."""
-    global closed, generation
+    global closed, forking, generation
     cdef unsigned long me = PyThread_get_thread_ident()
     cdef PyObject *lock = newest
-    closed = 0
+    closed = forking = 0
     generation += 1
     while lock != NULL:
         (<Lock>lock).torn |= (<Lock>lock).writing

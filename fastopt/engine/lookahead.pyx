@@ -47,6 +47,9 @@ cdef class LookAhead:
         cdef int group
         plan.lock.acquire()
         try:
+            if self.owner._plan is not plan:
+                raise RuntimeError("the optimizer was bound to other parameters since lookahead() was called: call it "
+                                   "again")
             plan.check_ready()
             plan.settle(self.owner)
             plan.n_coefs = 0
@@ -79,8 +82,10 @@ cdef class LookAhead:
             f.active, f.order, f.g, f.coef = True, NULL, f.p, f.group
         enter_gate()
         plan.renumber()
-        if plan.all.traffic >= BREAK_EVEN:
-            plan.sweeper.keep_pace()  # the next step comes right after this, whatever else there is between steps
+        if plan.all.traffic >= BREAK_EVEN:  # the step follows the way back at once: it tells nothing
+            self.rested = plan.sweeper.rested() or away is None and self.rested
+            if away is None:
+                plan.sweeper.keep_pace(self.rested)
         plan.bindings = bindings
         plan.sweep(UPDATE)
         plan.bindings = kept

@@ -27,6 +27,7 @@ cdef class Plan(State):
 
     cdef list changed(self, object owner)
     cdef list begin(self, object owner, object loss_scale)
+    cdef int ask_rates(self, list terms) except -1
     cdef bint look(self, object owner) except -1
     cdef Change fold(self, object owner, list changes)
     cdef void adopt(self, Change change) noexcept
@@ -43,9 +44,12 @@ cdef class Plan(State):
     cdef void sweep(self, Operation what, double scale=*) noexcept
     cdef int notice_fork(self) except -1
     cdef void tear(self) noexcept
+    cdef int check_within(self) except -1
 
 cdef class Change:
     # Groups on new terms, ready to be adopted.
     cdef list terms                 # of all groups
     cdef Stock stock
     cdef Binding *bindings          # [groups]
+
+    cdef void withdraw(self, Plan plan) noexcept

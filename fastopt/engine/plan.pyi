@@ -1,4 +1,3 @@
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -47,15 +46,3 @@ class Plan:
     def coefficients(self, leaf: int) -> tuple[float, float, dict[str, float]]: ...
     def sum_squares(self, scale: float) -> float: ...
     def find_nonfinite(self) -> tuple[int, tuple[int, ...]] | None: ...
-    def replace(
-        self,
-        slots: Sequence[tuple[str, ...]],
-        params: Sequence[Array] | None,
-        states: Sequence[Mapping[str, Array]],
-        counts: Sequence[int],
-        fresh: Sequence[bool],
-        steps: int,
-        skipped: int,
-        items: Sequence[tuple[dict[str, Any], str, Any]],
-        torn: bool,
-    ) -> None: ...

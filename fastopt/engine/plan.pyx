@@ -11,7 +11,7 @@ Nothing is written before `update`; and there, nothing fails and no Python code 
 
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 cimport numpy as cnp
 
@@ -38,12 +38,6 @@ cdef str TORN = ("the optimizer is torn, since writing to it failed half way: lo
 cdef str FORKED = ("this process was forked in the middle of a step of this optimizer: call bind(params), or load a "
                    "checkpoint")
 
-cdef struct Move:
-    # A block of memory to be filled.
-    char *to
-    const char *source       # NULL: with zeros
-    Py_ssize_t nbytes
-
 
 @cython.final
 cdef class Change:
@@ -51,6 +45,12 @@ cdef class Change:
 
     def __dealloc__(self):
         PyMem_Free(self.bindings)
+
+    cdef void withdraw(self, Plan plan) noexcept:
+        """The step is refused: state that will not be there is not new."""
+        if self.stock is not None:
+            for leaf in self.stock.renewed:
+                plan.watches[<Py_ssize_t>leaf].fresh = False
 
 
 @cython.final
@@ -102,7 +102,10 @@ cdef class Plan(State):
         """
         cdef int forks = generation
         cdef bint done = False, left = False
-        self.lock.acquire()
+        cdef Change change = None
+        if self.lock.acquire() and owner._plan is not self:  # it was bound to other arrays while this step waited
+            self.lock.release()
+            return owner._bound().step(owner, grads, loss_scale, by_reference)
         try:
             changes = self.begin(owner, loss_scale)
             try:
@@ -114,6 +117,7 @@ cdef class Plan(State):
                     self.look_again()
                 if forks != generation:
                     self.notice_fork()
+                    raise RuntimeError(FORKED)
                 if by_reference:
                     left = self.update_by_reference(owner, change)
                 else:
@@ -122,6 +126,8 @@ cdef class Plan(State):
             finally:
                 if not done:
                     left = self.end_step(False)
+                    if change is not None:
+                        change.withdraw(self)
                 if left:
                     self.let_go()
         finally:
@@ -130,22 +136,26 @@ cdef class Plan(State):
 
     cdef list begin(self, object owner, object loss_scale):
         """Act 1: refuse the step if it must be; what changed in groups, see `changed`; learning rates and factor."""
-        cdef int group
-        cdef list terms, changes
+        cdef list changes
         if self.generation != generation:
             self.notice_fork()
         if self.away is not None:
             raise RuntimeError(self.away)
         if self.unlooked:
             raise RuntimeError(UNLOOKED)
-        if self.all.traffic >= BREAK_EVEN:
-            self.sweeper.keep_pace()
+        if self.all.traffic >= BREAK_EVEN and not self.looks_ahead:  # which `LookAhead` has noted before
+            self.sweeper.keep_pace(self.sweeper.rested())
         changes = self.changed(owner)
-        terms = self.terms if changes is None else self.terms_after(changes)
-        for group in range(self.n_groups):
-            self.rates[group] = (<Terms>terms[group]).rate(self.steps)
+        self.ask_rates(self.terms if changes is None else self.terms_after(changes))
         self.scale = 1.0 if loss_scale is None else owner._unscaling(loss_scale)
         return changes
+
+    cdef int ask_rates(self, list terms) except -1:
+        """Ask for the learning rates of this step."""
+        cdef int group
+        for group in range(self.n_groups):
+            self.rates[group] = (<Terms>terms[group]).rate(self.steps)
+        return 0
 
     cdef bint look(self, object owner) except -1:
         """Act 3: ask the owner about the gradients; False if the step is to be skipped."""
@@ -174,12 +184,21 @@ cdef class Plan(State):
     cdef Change fold(self, object owner, list changes):
         """Act 4, what can fail of it: state and coefficients."""
         cdef Change change = None
+        cdef list terms = self.terms
         if changes is not None:
             self.stale = True
             change = self.prepared(owner, changes)
-            self.set_coefficients(change.terms)
+            try:
+                self.set_coefficients(change.terms)
+            except BaseException:
+                change.withdraw(self)
+                raise
         else:
-            self.set_coefficients(self.terms)
+            self.set_coefficients(terms)
+            while self.terms is not terms:  # what ran in the midst has read the optimizer, which settled its groups
+                terms = self.terms
+                self.ask_rates(terms)
+                self.set_coefficients(terms)
         if self.all.elements > CHUNK_ELEMENTS:
             self.sweeper.reserve(&self.all, False)
         return change
@@ -239,16 +258,15 @@ cdef class Plan(State):
     cdef int notice_fork(self) except -1:
         """In a forked child: let go of what a thread of the parent held; a step that forked must not go on."""
         self.generation = generation
-        if self.lock.abandoned:
-            if self.lock.torn:
-                self.tear()
-            else:
-                self.away, self.remedy = FORKED, "bind"
-            self.lock.abandoned = self.lock.torn = False
-        if self.away is not None:
-            raise RuntimeError(self.away)
         if self.end_step(False):
             self.let_go()
+        if self.lock.torn:
+            self.tear()
+        elif self.lock.abandoned and self.away is None:
+            self.away, self.remedy = FORKED, "bind"
+        self.lock.abandoned = self.lock.torn = False
+        if self.away is not None:
+            raise RuntimeError(self.away)
         return 0
 
     cdef void tear(self) noexcept:
@@ -258,6 +276,12 @@ cdef class Plan(State):
     def mend(self):
         """Be whole again."""
         self.away, self.remedy = None, ""
+
+    cdef int check_within(self) except -1:
+        """Raise outside of a step: there are no gradients then, and no coefficients."""
+        if not self.lock.mine():
+            raise RuntimeError("this can be asked in the middle of a step only")
+        return 0
 
     def check_ready(self, str but=""):
         """Raise if the optimizer must be refused; what would end that, "load" or "bind", is allowed."""
@@ -328,7 +352,9 @@ cdef class Plan(State):
         change.stock = self.stock(wanted)
         if change.stock is not None:
             for leaf, _ in change.stock.places:
-                self.watches[<Py_ssize_t>leaf].fresh = True  # means nothing until it is there
+                if not self.watches[<Py_ssize_t>leaf].fresh:
+                    change.stock.renewed.append(leaf)
+                    self.watches[<Py_ssize_t>leaf].fresh = True
         return change
 
     cdef void adopt(self, Change change) noexcept:
@@ -417,6 +443,7 @@ cdef class Plan(State):
 
     def coefficients(self, Py_ssize_t leaf):
         """Return a leaf's gradient factor, decay and scalars by name in this step."""
+        self.check_within()
         cdef fo_coef *c = &self.coefs[self.leaves[leaf].coef]
         cdef Terms own = self.terms[self.leaves[leaf].group]
         scalars = {}
@@ -430,6 +457,7 @@ cdef class Plan(State):
         """Return the sum of the squares of all active gradients, each first multiplied by scale."""
         cdef Py_ssize_t i
         cdef double sum = 0
+        self.check_within()
         self.sweeper.reserve(&self.all, True)
         self.sweep(SUM_SQUARES, scale)
         for i in range(self.all.chunks):
@@ -441,6 +469,7 @@ cdef class Plan(State):
         cdef Py_ssize_t i, chunk, start
         cdef cnp.ndarray values
         cdef Leaf *f
+        self.check_within()
         self.sweeper.reserve(&self.all, True)
         self.sweep(FIND_NONFINITE)
         for i in range(self.n_leaves):
@@ -460,80 +489,3 @@ cdef class Plan(State):
                 index = np.unravel_index(at, self.arrays[i].shape, "F" if f.reversed else "C")
                 return i, tuple(map(int, index))
         return None
-
-    # -- snapshots --
-
-    def replace(self, list slots, list params, list states, list counts, list fresh, int64_t steps, int64_t skipped,
-                list items, bint torn):
-        """Take over a snapshot, in one piece: whatever can fail fails before anything has changed.
-
-        Parameters
-        ----------
-        slots : list
-            Of each group, the slots that its leaves are to have.
-        params : list of array, or None
-            What the parameters become; None leaves them.
-        states : list of dict
-            Of each leaf, what its state becomes, by slot; what is not there becomes 0. These and `params` have the
-            types and shapes that are wanted, and share no memory with what they replace.
-        counts, fresh, steps, skipped
-            What these become.
-        items : list of (dict, key, value)
-            What live groups are to hold under keys that they have.
-        torn : bool
-            Whether more is to come, and the optimizer to be refused until it has.
-        """
-        cdef Py_ssize_t i, n = 0
-        cdef Stock stock
-        cdef Move *moves = NULL
-        cdef int64_t *numbers = NULL
-        cdef cnp.ndarray to
-        wanted = []
-        for i in range(self.n_groups):
-            wanted.append((self.first_leaf[i], self.first_leaf[i + 1], slots[i]))
-        stock = self.stock(wanted)
-        pairs, sources = [], []
-        for i, arrays in enumerate(self.states if stock is None else stock.states):
-            for slot, array in arrays.items():
-                pairs.append((array, states[i].get(slot)))
-        if params is not None:
-            self.check_parameters()
-            pairs += zip(self.arrays, params)
-        for array, source in pairs:
-            if source is not None:
-                source = np.asarray(source, None, "C" if array.flags.c_contiguous else "F")
-            sources.append(source)
-        try:
-            moves = <Move *>PyMem_Calloc(len(pairs) + 1, sizeof(Move))
-            numbers = <int64_t *>PyMem_Calloc(2 * self.n_leaves + 1, sizeof(int64_t))
-            if not (moves and numbers):
-                raise MemoryError
-            for i in range(self.n_leaves):
-                numbers[2 * i], numbers[2 * i + 1] = counts[i], fresh[i]
-            for (array, _), source in zip(pairs, sources):
-                to = array
-                moves[n].to, moves[n].nbytes = <char *>cnp.PyArray_DATA(to), cnp.PyArray_NBYTES(to)
-                moves[n].source = NULL if source is None else <char *>cnp.PyArray_DATA(<cnp.ndarray>source)
-                n += 1
-            enter_gate()
-            if stock is not None:
-                self.install(stock)
-            with nogil:
-                for i in range(n):
-                    if moves[i].source == NULL:
-                        memset(moves[i].to, 0, moves[i].nbytes)
-                    else:
-                        memcpy(moves[i].to, moves[i].source, moves[i].nbytes)
-            for i in range(self.n_leaves):
-                self.watches[i].count, self.watches[i].fresh = numbers[2 * i], numbers[2 * i + 1]
-            self.steps, self.skipped = steps, skipped
-            self.away, self.remedy, self.unlooked = None, "", self.looks_ahead
-            if torn:
-                self.tear()
-            self.complete = False
-            leave_gate()
-            for group, key, value in items:  # takes no memory, as the key is there
-                group[key] = value
-        finally:
-            PyMem_Free(moves)
-            PyMem_Free(numbers)

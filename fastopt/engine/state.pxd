@@ -9,6 +9,7 @@ cdef class Stock:
     cdef list states             # of each leaf as it will be, its arrays by slot
     cdef Layout new              # the new arrays, as leaves of their own
     cdef list places             # (leaf, slot) of each
+    cdef list renewed            # leaves that had no new state before
     cdef Extent *extents         # of all memory as it will be
     cdef Py_ssize_t n_extents
 

@@ -7,6 +7,7 @@ cimport numpy as cnp
 
 from .arrays cimport ALIGN_FROM, LINE, shown
 from .chunks cimport ZERO_STATE, Leaf, lay_out
+from .kernels cimport FO_MAX_STATE
 from .leaves cimport sorted_extents
 
 import numpy as np
@@ -48,6 +49,8 @@ cdef class State(Leaves):
     """
 
     def __cinit__(self, object tree, bint zero_gradients, tuple slots, *_):
+        if len(slots) > FO_MAX_STATE:
+            raise ValueError(f"slots has {len(slots)} names: wanted at most {FO_MAX_STATE}")
         self.slots = slots
         self.states = list(map(dict, [()] * self.n_leaves))
         self.sweeper = Sweeper()
@@ -62,7 +65,7 @@ cdef class State(Leaves):
         cdef Py_ssize_t i
         cdef Leaf *f
         cdef cnp.ndarray a
-        stock.states, stock.places = self.states[:], []
+        stock.states, stock.places, stock.renewed = self.states[:], [], []
         memory = []
         for begin, end, slots in wanted:
             for name in slots:  # all leaves of a slot, then the next, as updates go through them

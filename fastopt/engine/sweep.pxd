@@ -1,6 +1,6 @@
 """Who carries out a plan's sweeps."""
 
-from .chunks cimport OPERATIONS, Layout, Operation, Queue, Sweep
+from .chunks cimport OPERATIONS, Layout, Queue, Sweep
 
 cdef enum:
     BREAK_EVEN = 1 << 18     # bytes of traffic from which on a second thread is a gain, if it is awake
@@ -24,8 +24,9 @@ cdef class Sweeper:
     cdef int against         # steps in a row that say otherwise
 
     cdef int reserve(self, const Layout *all, bint sums) except -1
-    cdef void keep_pace(self) noexcept
+    cdef bint rested(self) noexcept
+    cdef void keep_pace(self, bint rested) noexcept
     cdef void sweep(self, Sweep *w) noexcept
     cdef void run_parallel(self, Sweep *w, Py_ssize_t traffic) noexcept
-    cdef bint in_parallel(self, Operation what, Py_ssize_t traffic, double now) noexcept
+    cdef bint in_parallel(self, const Sweep *w, Py_ssize_t traffic, double now) noexcept
     cdef void share_out(self, Sweep *w) noexcept

@@ -137,7 +137,8 @@ cdef double STALL = 1e6         # ns: a sweep that took so long,
 cdef double STALL_RATIO = 2.0   # and so many times what one thread takes, has waited for a worker that lost its core
 cdef double LEAST_PENALTY = 1e7, MOST_PENALTY = 1e9  # ns to work alone after it
 cdef double FORGET = 1.01       # what one thread took at best grows by so much a sweep
-cdef double JOINING = 1000.0    # ns that joining a team of two costs: where it costs more, limits are higher
+cdef double JOINING = 1000.0    # ns that joining a team of two costs: where it costs more, limits are higher,
+cdef double MOST_JOINING = 8.0  # up to so many times, since others may want the processors while it is measured
 
 OPENMP = FO_OPENMP != 0
 OPENMP_VERSION = FO_OPENMP
@@ -151,8 +152,8 @@ cdef bint prefetch = is_intel()
 cdef double joining = 0.0       # times JOINING that a team of all threads costs; 0: not measured yet
 cdef double no_thread_until = 0.0  # when to try again to start threads, ns
 cdef Py_ssize_t own_cache = fo_cache(2)
-# Of a last level that many cores share, more is not ours (480 MiB, told by a virtual machine with two processors: turning
-# round cost 10 % at 10^7 parameters).
+# Of a last level that many cores share, more is not ours (of 480 MiB, told by a virtual machine with two processors:
+# turning round cost 10 % at 10^7 parameters).
 cdef Py_ssize_t last_cache = min(fo_cache(3), <Py_ssize_t>(64 << 20))
 
 
@@ -230,15 +231,19 @@ def places():
 cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
     """One worker's chunks: its own, then what is left of the others', where that is much.
 
-    A thread beyond the workers (see `FO_PROCESSORS`) has no chunks, but helps all the same: the system may have put two
-    workers on one processor, and leave them there for milliseconds.
+    Of a team that is larger than the workers (see `FO_PROCESSORS`), one more thread than there are processors helps all
+    the same: the system may have put two workers on one processor, and leave them there for milliseconds. Others return
+    at once, since they were not asked for.
     """
-    cdef unsigned long long mode = enter_mode(w.flush)
+    cdef unsigned long long mode
     cdef Queue *q
     cdef Py_ssize_t begin, end, left, few
     cdef int k
     cdef bint own
     cdef bint extra = worker >= w.workers
+    if extra and (worker > w.workers or w.workers != processors):
+        return
+    mode = enter_mode(w.flush)
     if w.queues == NULL:
         if not extra:
             run_stretch(w, w.all.chunks * worker // w.workers, w.all.chunks * (worker + 1) // w.workers)
@@ -265,17 +270,17 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
 
 # ---- how many threads ----
 
-cdef double cost_of_joining() noexcept:
-    """What a team of all threads costs more than one of two, at best: measured once, with regions that do nothing."""
+cdef double cost_of_joining(int team) noexcept:
+    """How many times more than one of two a team costs, at best: measured once, with regions that do nothing."""
     cdef int _worker, _k
     cdef double begin, best = 1e9
     for _k in range(5):
         begin = fo_now()
         with nogil:
-            for _worker in prange(threads, num_threads=threads, schedule="static", chunksize=1):
+            for _worker in prange(team, num_threads=team, schedule="static", chunksize=1):
                 pass
         best = min(best, fo_now() - begin)
-    return max(best / JOINING, 1.0)
+    return max(1.0, min(best / JOINING, MOST_JOINING))
 
 
 @cython.final
@@ -307,9 +312,13 @@ cdef class Sweeper:
             self.partial, self.room_partial = partial, all.chunks
         return 0
 
-    cdef void keep_pace(self) noexcept:
-        """Note whether this step comes right after the last sweep."""
-        if (fo_now() - self.ended < AT_ONCE) == self.back_to_back:
+    cdef bint rested(self) noexcept:
+        """Whether other work lies between the last sweep and now."""
+        return fo_now() - self.ended >= AT_ONCE
+
+    cdef void keep_pace(self, bint rested) noexcept:
+        """Note whether other work lies between the last step and this one."""
+        if rested != self.back_to_back:
             self.against = 0
             return
         self.against += 1
@@ -326,17 +335,18 @@ cdef class Sweeper:
         w.flush = flush
         w.partial = self.partial if w.what == SUM_SQUARES or w.what == FIND_NONFINITE else NULL
         w.fetch = w.backward = False
+        w.workers = threads  # asked once: another thread may change it
         if all.elements <= CHUNK_ELEMENTS:
             run_alone(w)  # shorter than giving up the GIL and taking it again is worth
             if w.what == UPDATE_AND_ZERO or w.what == ZERO_GRADIENTS:
                 zero_ordered(w)
             return
-        if forced or own_cache * threads <= all.traffic and all.traffic - all.nbytes < last_cache:
+        if forced or own_cache * w.workers <= all.traffic and all.traffic - all.nbytes < last_cache:
             self.turns += 1
             w.backward = self.turns & 1
         w.fetch = self.turns >> 1 & 1 if forced else prefetch and all.nbytes >= FETCH_FROM
         traffic = all.traffic if w.what == UPDATE or w.what == UPDATE_AND_ZERO else all.nbytes
-        if (traffic < BREAK_EVEN or threads < 2 or forked) and not forced:
+        if (traffic < BREAK_EVEN or w.workers < 2 or forked) and not forced:
             with nogil:
                 run_alone(w)
         else:
@@ -350,10 +360,10 @@ cdef class Sweeper:
         global no_thread_until
         cdef double begin = fo_now(), took
         cdef Record *r = &self.records[<int>w.what]
-        cdef bint all_threads = self.in_parallel(w.what, traffic, begin)
+        cdef bint all_threads = self.in_parallel(w, traffic, begin)
         # Where there is other work between steps, workers are to sleep at once: see `FO_PROCESSORS`.
-        cdef bint crowded = not (self.back_to_back or forced) and threads <= processors < 2 * threads
-        cdef int worker, team = processors + 1 if crowded else threads
+        cdef bint crowded = not (self.back_to_back or forced) and w.workers <= processors < 2 * w.workers
+        cdef int worker, team = processors + 1 if crowded else w.workers
         if all_threads and not fo_can_have(team):
             no_thread_until = begin + MOST_PENALTY
             all_threads = False
@@ -377,26 +387,26 @@ cdef class Sweeper:
             r.pardon, r.trials = self.ended + r.penalty, 0
             r.penalty = min(4.0 * r.penalty, MOST_PENALTY)
         else:
-            r.alone = min(FORGET * r.alone, threads * took / traffic)
+            r.alone = min(FORGET * r.alone, w.workers * took / traffic)
             r.penalty = max(LEAST_PENALTY, 0.97 * r.penalty)
 
-    cdef bint in_parallel(self, Operation what, Py_ssize_t traffic, double now) noexcept:
+    cdef bint in_parallel(self, const Sweep *w, Py_ssize_t traffic, double now) noexcept:
         """Whether to call all threads for a sweep."""
         global joining
-        cdef Record *r = &self.records[<int>what]
-        if threads < 2 or forked or self.room_queues < threads or now < no_thread_until:
+        cdef Record *r = &self.records[<int>w.what]
+        if w.workers < 2 or forked or self.room_queues < w.workers or now < no_thread_until:
             return False
         if forced:
             return True
         if joining == 0.0:
             joining = 1.0
-            if threads > 2 and fo_can_have(threads):
-                joining = cost_of_joining()
+            if w.workers > 2 and fo_can_have(w.workers):
+                joining = cost_of_joining(w.workers)
         if traffic < (BREAK_EVEN if self.back_to_back else WORTH_WAKING) * joining:
             return False
-        if traffic >= NEVER_STALLS or what == ZERO_STATE:
+        if traffic >= NEVER_STALLS or w.what == ZERO_STATE:
             return True
-        if scarce and not self.back_to_back and not threads <= processors < 2 * threads:
+        if scarce and not self.back_to_back and not w.workers <= processors < 2 * w.workers:
             return False  # workers would spin away what others need
         return r.trials == TRIALS and now >= r.pardon
 
@@ -404,13 +414,12 @@ cdef class Sweeper:
         """Give each worker its stretch of the chunks."""
         cdef int k
         cdef Py_ssize_t chunks = w.all.chunks
-        w.workers = threads
         w.queues = NULL
-        if chunks < 2 * threads:
+        if chunks < 2 * w.workers:
             return  # shared out once and for all
-        for k in range(threads):
-            self.queues[k].next = chunks * k // threads
-            self.queues[k].stop = chunks * (k + 1) // threads
+        for k in range(w.workers):
+            self.queues[k].next = chunks * k // w.workers
+            self.queues[k].stop = chunks * (k + 1) // w.workers
             self.queues[k].begun = 0
             self.queues[k].mirror = self.queues[k].next + self.queues[k].stop
         w.queues = self.queues

@@ -1,0 +1,21 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from .plan import Plan
+
+Array = npt.NDArray[Any]
+
+def restore(
+    plan: Plan,
+    slots: Sequence[tuple[str, ...]],
+    params: Sequence[Array] | None,
+    states: Sequence[Mapping[str, Array]],
+    counts: Sequence[int],
+    fresh: Sequence[bool],
+    steps: int,
+    skipped: int,
+    items: Sequence[tuple[dict[str, Any], str, Any]],
+    torn: bool,
+) -> None: ...
