@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import threading
 import time
 
 import numpy as np
@@ -298,3 +299,48 @@ def test_a_looking_ahead_optimizer_cannot_be_copied_pickled_bound_or_saved(tmp_p
             with pytest.raises(RuntimeError, match="looking ahead"):
                 call()
     assert (tmp_path / "x").read_bytes() == old
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_step_that_waited_while_another_thread_bound_the_optimizer_updates_the_new_arrays(reference):
+    old, new = np.zeros(3), np.zeros(3)
+    inside, go = threading.Event(), threading.Event()
+
+    def slow(t):
+        if t == 1:
+            inside.set()
+            go.wait(20)
+        return 0.5
+
+    opt = SGD(old, lr=slow)
+    opt.step(np.ones(3))
+    threads = []
+    for call in (
+        lambda: opt.step(np.ones(3)),
+        lambda: opt.bind(new),
+        lambda: stepped(opt, np.ones(3), reference=reference),
+    ):
+        threads.append(threading.Thread(target=call))
+        threads[-1].start()
+        assert inside.wait(20)
+        time.sleep(0.05)  # until it waits
+    go.set()
+    for thread in threads:
+        thread.join(20)
+    assert opt.steps == 3
+    assert opt.param_groups[0]["params"] is new
+    # bind, and the step after it or before: whoever comes first, each step is in the arrays of its time.
+    assert (old.tolist(), new.tolist()) in [([-1.0] * 3, [-0.5] * 3), ([-1.5] * 3, [0.0] * 3)]
+
+
+def test_a_lookahead_of_before_a_bind_is_refused():
+    old = np.ones(2)
+    opt = NAG(old, lr=0.5)
+    stepped(opt, np.ones(2))
+    stale, new = opt.lookahead(), old.copy()
+    opt.bind(new)
+    with pytest.raises(RuntimeError, match="was bound to other parameters since lookahead"), stale:
+        pass
+    assert old.tolist() == new.tolist() == [0.5, 0.5]
+    assert stepped(opt, np.ones(2))
+    assert old.tolist() == [0.5, 0.5] != new.tolist()

@@ -15,6 +15,7 @@ import sys
 import numpy as np
 import pytest
 from optimizers_table import stepped
+from processes import in_child
 from support import elsewhere
 
 from fastopt import NAG, SGD, Adam
@@ -462,3 +463,68 @@ def test_after_a_refused_step_left_out_gradients_stay_left_out():
     opt.step([None, g[1]])
     opt.step(g)
     assert a.tolist() == b.tolist() == [-2.0] * 3
+
+
+# ---- what a class, a snapshot and the engine's insides refuse ----
+
+
+class ManySlots(Adam):
+    slots = {"a": "a", "b": "b", "m": "exp_avg", "v": "exp_avg_sq", "x": "max_exp_avg_sq"}  # noqa: RUF012
+
+
+def test_a_class_with_more_slots_than_the_engine_has_is_refused():
+    with pytest.raises(ValueError, match=says("slots has 5 names: wanted at most 4")):
+        ManySlots(np.ones(3))
+
+
+class OddDict(dict):
+    def __setitem__(self, key, value):
+        raise ZeroDivisionError
+
+
+def test_a_load_into_a_group_that_is_no_plain_dict_changes_nothing():
+    w = np.ones(2)
+    opt = SGD(w, momentum=0.9)
+    opt.step(np.ones(2))
+    snapshot = opt.state_dict()
+    opt.step(np.ones(2))
+    opt.param_groups[0] = OddDict(opt.param_groups[0])
+    before = everything(opt, w)
+    with pytest.raises(TypeError, match=says("param_groups[0] is OddDict: wanted the dict it was…")):
+        opt.load_state_dict(snapshot)
+    assert everything(opt, w) == before
+    opt.param_groups[0] = dict(opt.param_groups[0])
+    opt.load_state_dict(snapshot)
+    assert opt.steps == 1
+
+
+class ShortCopies(np.ndarray):
+    def copy(self, order="C"):
+        return np.zeros(1)
+
+
+def test_a_snapshot_whose_arrays_have_shorter_copies_changes_nothing():
+    w = np.ones(1000)
+    opt = SGD(w, momentum=0.9)
+    opt.step(np.ones(1000))
+    snapshot = opt.state_dict()
+    opt.step(np.ones(1000))
+    before = everything(opt, w)
+    state = snapshot["state"]["params"]
+    state["momentum_buffer"] = state["momentum_buffer"].view(ShortCopies)
+    with pytest.raises(ValueError, match=says("the snapshot has an array float64 (1,): wanted float64 (1000,)")):
+        opt.load_state_dict(snapshot)
+    assert everything(opt, w) == before
+
+
+def test_what_the_engine_tells_in_a_step_it_refuses_outside_of_one():
+    def child():
+        opt = SGD(np.ones(70_000, "f4"))
+        plan = opt._plan
+        for _ in range(2):
+            for ask, about in ((plan.coefficients, (0,)), (plan.sum_squares, (1.0,)), (plan.find_nonfinite, ())):
+                with pytest.raises(RuntimeError, match=says("this can be asked in the middle of a step only")):
+                    ask(*about)
+            assert opt.step(np.ones(70_000, "f4"))
+
+    in_child(child)

@@ -428,6 +428,135 @@ def test_a_child_can_use_optimizers_made_after_the_fork_and_before():
     assert [opt.steps for opt in opts] == [0] * len(opts)
 
 
+@pytest.mark.parametrize("step", STEPS)
+def test_a_child_that_loads_in_the_midst_of_the_step_it_was_forked_in_does_not_go_on_with_it(step):
+    params = [rand(2, 2)]
+    opt = SGD(params, lr=0.1, momentum=0.9)
+    opt.step([np.ones((2, 2))])
+    snapshot = opt.state_dict()
+
+    def child():
+        pids = []
+
+        def schedule(t):
+            pids.append(fork())
+            if pids[0] == 0:
+                opt.load_state_dict(snapshot)
+            return 0.1
+
+        opt.lr = schedule
+        before = whole(opt, params)[:-1]
+        try:
+            getattr(opt, step)([np.ones((2, 2))])
+            refused = False
+        except RuntimeError as error:
+            refused = "forked in the middle of a step" in str(error)
+        if pids == [0]:
+            os._exit(0 if refused and whole(opt, params)[:-1] == before else 1)
+        return refused, opt.steps, os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1])
+
+    assert in_child(child) == (False, 2, 0)
+
+
+class Waiting(SGD):
+    """Waits in its arithmetic, in threads other than the main one."""
+
+    inside = go = None
+
+    @staticmethod
+    def reference(rule, g, s, c):
+        if threading.current_thread() is not threading.main_thread():
+            Waiting.inside.set()
+            Waiting.go.wait(30)
+        return SGD.reference(rule, g, s, c)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_gradients_of_a_thread_that_is_not_in_the_child_are_not_used_there(step):
+    Waiting.inside, Waiting.go = threading.Event(), threading.Event()
+    a, b = np.zeros(2), np.zeros(2)
+    opt = Waiting([a, b], lr=1.0)
+    opt.step([np.ones(2), np.ones(2)])
+    snapshot = opt.state_dict()
+    thread = threading.Thread(target=lambda: opt.reference_step([np.ones(2), np.full(2, 100.0)]))
+    thread.start()
+    assert Waiting.inside.wait(20)
+
+    def child():
+        with pytest.raises(RuntimeError, match="torn"):
+            opt.step([np.ones(2), None])
+        opt.load_state_dict(snapshot)
+        a[:] = b[:] = 0
+        getattr(opt, step)([np.ones(2), None])
+        return a.tolist(), b.tolist(), list(opt.step_counts.values())
+
+    try:
+        assert in_child(child, timeout=15) == ([-1, -1], [0, 0], [2, 1])
+    finally:
+        Waiting.go.set()
+        thread.join(20)
+
+
+def test_a_torn_optimizer_is_torn_in_a_child_forked_in_a_load_too():
+    class HalfWay(SGD):
+        @staticmethod
+        def reference(*_):
+            raise OSError
+
+    def child():
+        w = np.zeros(2)
+        opt = HalfWay(w, lr=1.0, momentum=0.9)
+        opt.step(np.ones(2))
+        snapshot, pids = opt.state_dict(), []
+        with pytest.raises(OSError):  # noqa: PT011
+            opt.reference_step(np.ones(2))
+
+        class Forking(dict):
+            def get(self, key, default=None):
+                if key == "format" and not pids:
+                    pids.append(fork())
+                    if pids == [0]:
+                        raise ValueError("broken")
+                return super().get(key, default)
+
+        with contextlib.suppress(ValueError):
+            opt.load_state_dict(Forking(snapshot))
+        if pids == [0]:
+            wrong = 2
+            try:
+                opt.bind(w)
+            except RuntimeError as error:
+                wrong = "torn" not in str(error)
+                opt.load_state_dict(snapshot)
+                opt.step(np.ones(2))
+            os._exit(wrong)
+        return pids != [], os.waitstatus_to_exitcode(os.waitpid(pids[0], 0)[1])
+
+    assert in_child(child) == (True, 0)
+
+
+@pytest.mark.parametrize("when", ["before", "after_in_child", "after_in_parent"])
+def test_a_hook_of_an_earlier_import_that_steps_at_a_fork_does_not_hang(when):
+    script = f"""
+    import os
+    opt = None
+    def hook():
+        if opt is not None:
+            opt.step(g)
+    os.register_at_fork({when}=hook)
+    import numpy as np, fastopt
+    w, g = np.zeros(100_000), np.ones(100_000)
+    opt = fastopt.SGD(w, lr=1.0)
+    opt.step(g)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(opt.steps)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), opt.steps, w[0] == w[-1] == -opt.steps)
+    """
+    wanted = {"before": "2 2 True", "after_in_child": "2 1 True", "after_in_parent": "1 2 True"}
+    assert output(script, timeout=20) == wanted[when]
+
+
 # ---- copies while another thread steps ----
 
 

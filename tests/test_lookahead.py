@@ -209,3 +209,17 @@ def test_steps_in_a_training_loop_are_not_back_to_back():
             time.sleep(0.002)  # the model: at least so long
         opt.step(g)
         assert not opt._plan.back_to_back
+
+
+def test_steps_with_work_between_are_not_back_to_back_however_it_began():
+    w = np.zeros(200_000, "f4")
+    g = np.zeros_like(w)
+    opt = NAG(w, lr=0.1)
+    for _ in range(30):
+        stepped(opt, g)
+    for _ in range(30):
+        with opt.lookahead():
+            time.sleep(0.003)  # the model
+        opt.step(g)
+        time.sleep(0.003)  # the next batch
+    assert not opt._plan.back_to_back

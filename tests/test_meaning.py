@@ -540,3 +540,94 @@ def test_a_rate_set_before_each_step_costs_next_to_nothing():
         dearer.append((with_change() - plain) / len(rates))
     # 3 us are enough; five times that, where others want the machine too.
     assert statistics.median(dearer) <= 15e-6, f"{1e6 * statistics.median(dearer):.1f} us dearer a step"
+
+
+# ---- new state, whatever was before ----
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_was_held_before_a_load_makes_no_difference_after_it(step):
+    made = lambda **more: SGD(np.zeros(1), lr=1.0, **more)  # noqa: E731
+    source, with_momentum, without = made(), made(momentum=0.9, dampening=0.5), made()
+    for opt in (source, with_momentum):
+        opt.step(np.ones(1))
+    for opt in (with_momentum, without):
+        opt.load_state_dict(source.state_dict())
+    for opt in (source, with_momentum, without):
+        opt.param_groups[0].update(momentum=0.9, dampening=0.5)
+        getattr(opt, step)(np.ones(1))
+        assert opt.state["params"]["momentum_buffer"].tolist() == [1.0]  # undamped, since it is new
+        assert "fresh" not in opt.state_dict()
+
+
+class Failing(fastopt.RMSprop):
+    """Cannot say its scalars with momentum."""
+
+    @classmethod
+    def scalars(cls, h, t):
+        if h["momentum"]:
+            raise KeyError("scalars")
+        return super().scalars(h, t)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("why", ["scalars", "gradients"])
+def test_a_refused_step_that_would_have_made_new_state_leaves_no_trace_of_it(why, step):
+    cls = Failing if why == "scalars" else fastopt.RMSprop
+    params = [rand(3), rand(3)]
+    opt = cls(params, lr=0.1)
+    opt.step(copied(params))
+    before, shown = whole(opt, params), repr(opt.state_dict())
+    first = np.ones(3)
+
+    class Reshaping:
+        @property
+        def __array_interface__(self):
+            first.resize((1, 3), refcheck=False)
+            return params[1].copy().__array_interface__
+
+    opt.param_groups[0]["momentum"] = 0.9
+    with pytest.raises((KeyError, RuntimeError)):
+        getattr(opt, step)([first, np.ones(3) if why == "scalars" else Reshaping()])
+    opt.param_groups[0]["momentum"] = 0.0
+    assert whole(opt, params) == before
+    assert repr(opt.state_dict()) == shown
+    assert "fresh" not in shown
+
+
+class HandsOn(SGD):
+    """Hands on whatever it is asked with."""
+
+    @classmethod
+    def scalars(cls, h, t, *args):
+        return super().scalars(h, t, *args)
+
+
+def test_a_class_that_hands_on_what_it_gets_is_told_of_new_state():
+    (params, twins) = ([rand(5)] for _ in range(2))
+    opt, twin = (cls(x, lr=1.0, momentum=0.9, dampening=0.5) for cls, x in ((HandsOn, params), (SGD, twins)))
+    for t in range(3):
+        for o in (opt, twin):
+            o.step([rand(5, seed=t)])
+        assert whole(opt, params) == whole(twin, twins)
+
+
+def test_state_made_in_the_midst_of_a_step_that_does_not_use_it_stays_new():
+    """Momentum comes while a step takes over another change: the first step that has it fills the buffer undamped."""
+    act = []
+
+    class Acting(SGD):
+        @classmethod
+        def scalars(cls, h, t, fresh=False):
+            while act:
+                act.pop()()
+            return super().scalars(h, t, fresh)
+
+    p = np.zeros(1)
+    opt = Acting(p, lr=1.0)
+    opt.step(np.ones(1))
+    opt.param_groups[0]["weight_decay"] = 0.5
+    act += [opt.state_dict, lambda: opt.param_groups[0].update(momentum=0.9, dampening=0.5)]
+    opt.step(np.ones(1))  # p = -1 - (1 - 0.5) = -1.5
+    opt.step(np.ones(1))
+    assert opt.state["params"]["momentum_buffer"].tolist() == [0.25]  # 1 - 0.5 * 1.5, undamped

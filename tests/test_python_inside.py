@@ -1147,6 +1147,78 @@ def test_a_timer_whose_handler_looks_at_random_moments_sees_whole_steps_only():
     assert p.tobytes() == q.tobytes()
 
 
+# ---- groups that change, and are settled by a look at the optimizer, while a class is asked for scalars ----
+
+
+class AskedInSGD(SGD):
+    """Makes one call when it is asked for the scalars of a learning rate."""
+
+    act: dict[float, object] = {}  # noqa: RUF012
+
+    @classmethod
+    def scalars(cls, h, t, fresh=False):
+        cls.act.pop(h["lr"], lambda: None)()
+        return super().scalars(h, t, fresh)
+
+
+LOOKED_AT = {
+    "a schedule": ({"lr": CosineDecay(0.5, 100)}, False),
+    "an int as rate": ({"lr": 3}, False),
+    "momentum": ({"momentum": 0.75, "dampening": 0.5}, False),
+    "momentum and a schedule": ({"momentum": 0.75, "lr": CosineDecay(0.5, 100)}, False),
+    "an earlier change": ({"weight_decay": 0.25, "lr": 3}, True),
+}
+
+
+@pytest.mark.parametrize("asked", [0.25, 0.5], ids=["own group", "next group"])
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("words", LOOKED_AT)
+def test_a_group_changed_and_looked_at_while_scalars_are_asked_for_counts_from_this_step_on(words, step, asked):
+    """From the next one on, where this step has taken over another change already."""
+    change, pending = LOOKED_AT[words]
+
+    def child():
+        (params, twins) = ([rand(5), rand(3)] for _ in range(2))
+        opt, twin = (
+            cls([{"params": p, "lr": rate} for p, rate in zip(x, (0.25, 0.5), strict=True)], lr=0.1)
+            for cls, x in ((AskedInSGD, params), (SGD, twins))
+        )
+        AskedInSGD.act = {asked: lambda: (opt.param_groups[0].update(change), opt.state_dict())}
+        for t in range(4):
+            if t == pending:
+                twin.param_groups[0].update(change)
+            if pending and t == 0:
+                for o in (opt, twin):
+                    o.param_groups[0]["dampening"] = 0.25
+            grads = [rand(5, seed=t), rand(3, seed=t)]
+            assert getattr(opt, step)(grads)
+            assert twin.step(grads)
+            assert AskedInSGD.act == {}
+            assert whole(opt, params)[:-1] == whole(twin, twins)[:-1], t
+        assert whole(opt, params) == whole(twin, twins)
+
+    in_child(child)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("change", [{"lr": CosineDecay(0.1, 9)}, {"lr": 1}, {"amsgrad": True, "betas": (0.5, 0.5)}])
+def test_a_signal_handler_that_changes_a_group_and_saves_while_scalars_are_asked_for(change, step):
+    def child():
+        params, twins = [rand(5), rand(3)], [rand(5), rand(3)]
+        opt, act = acting([{"params": p} for p in params])
+        twin = Adam([{"params": p} for p in twins])
+        signal.signal(signal.SIGUSR1, lambda *_: (opt.param_groups[0].update(change), opt.state_dict()))
+        act.append(lambda: signal.raise_signal(signal.SIGUSR1))
+        twin.param_groups[0].update(change)
+        for t in range(3):
+            grads = [rand(5, seed=t), rand(3, seed=t)]
+            assert getattr(opt, step)(grads)
+            assert twin.step(grads)
+            assert whole(opt, params) == whole(twin, twins), t
+
+    in_child(child)
+
+
 # ---- schedules of one's own kind ----
 
 

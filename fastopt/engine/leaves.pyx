@@ -433,7 +433,8 @@ cdef class Leaves:
             held = self.watches[i].held
             if held != NULL:
                 self.watches[i].count += counted
-                self.watches[i].fresh &= not counted
+                if counted and self.watches[i].fresh and self.leaves[i].arrays > 2:  # an update without state uses none
+                    self.watches[i].fresh = False
                 if Py_REFCNT(<object>held) > 1:
                     self.watches[i].held = NULL
                     Py_DECREF(<object>held)
