@@ -75,7 +75,7 @@ sanitize: $(VENV)/.test
 	    --target build/sanitize .
 	PYTHONPATH=$(CURDIR)/build/sanitize LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
 	    ASAN_OPTIONS=detect_leaks=0:handle_sigfpe=0 \
-	    $(BIN)/python -m pytest -m "not slow" -p no:cacheprovider
+	    $(BIN)/python -m pytest -m "not slow" -p no:cacheprovider -o pythonpath="build/sanitize ."
 
 clean:
 	rm -rf build dist out docs/_build docs/api .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

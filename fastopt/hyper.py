@@ -67,6 +67,8 @@ def flag(name: str, value: Any) -> bool:
 
 def learning_rate(name: str, value: Any) -> Any:
     """Check for a finite number of at least 0, or a schedule: a callable of the number of steps taken."""
+    if type(value) is float and 0.0 <= value < math.inf:  # at once: a rate may be set in each step
+        return value
     return value if callable(value) else nonnegative(name, value)
 
 

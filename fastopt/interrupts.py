@@ -7,18 +7,19 @@ done. Within ``with held():`` a signal is only noted; its handler is called when
 from __future__ import annotations
 
 import os
-import signal
 import threading
 
-# Those of `signal` are around these, and turn each number into an enum: a look at all signals takes 25 µs then, not 1.
+# Those of `signal` are around these, and turn each number into an enum: a look at all signals takes 25 µs then, not 1,
+# and the import some ms.
 from _signal import getsignal as _get  # type: ignore[import-not-found]
+from _signal import raise_signal, valid_signals
 from _signal import signal as _set
 from inspect import currentframe
 from types import FrameType
 
 __all__ = ["held"]
 
-_SIGNALS = sorted(map(int, signal.valid_signals()))
+_SIGNALS = sorted(map(int, valid_signals()))
 _outermost: held | None = None  # the main thread's: Python calls handlers in no other
 
 
@@ -101,7 +102,7 @@ class held:  # noqa: N801 (used like a function)
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:
-    signal.raise_signal(signum)
+    raise_signal(signum)
 
 
 def _forget_in_child() -> None:
