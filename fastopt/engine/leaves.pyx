@@ -149,7 +149,8 @@ cdef class Leaves:
             h.dims = raw_shape(h.array)
             h.ndim = cnp.PyArray_NDIM(a)
             h.shape = self.shapes + n_axes
-            memcpy(self.shapes + n_axes, h.dims, h.ndim * sizeof(Py_ssize_t))
+            if h.ndim > 0:  # else there may be no dims
+                memcpy(self.shapes + n_axes, h.dims, h.ndim * sizeof(Py_ssize_t))
             n_axes += h.ndim
             h.needed = cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_WRITEABLE | (cnp.PyArray_FLAGS(a) & CONTIGUOUS)
             h.wanted = cnp.NPY_ARRAY_ALIGNED | (
