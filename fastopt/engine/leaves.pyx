@@ -289,7 +289,8 @@ cdef class Leaves:
         """Raise if Python code has moved what was looked at before."""
         cdef Py_ssize_t i
         for i in range(self.n_leaves):
-            self.check_unmoved(i)
+            if not unmoved(&self.leaves[i], &self.watches[i]):
+                self.check_unmoved(i)
             if self.watches[i].held != NULL and not self.still_there(i):
                 raise RuntimeError(f"{self.gradient_names[i]} changed while gradients were read")
         self.stale = False

@@ -458,6 +458,7 @@ cdef class Plan(State):
         cdef Py_ssize_t i
         cdef double sum = 0
         self.check_within()
+        self.look_again()  # Python may have run since gradients were taken in
         self.sweeper.reserve(&self.all, True)
         self.sweep(SUM_SQUARES, scale)
         for i in range(self.all.chunks):
@@ -470,6 +471,7 @@ cdef class Plan(State):
         cdef cnp.ndarray values
         cdef Leaf *f
         self.check_within()
+        self.look_again()  # Python may have run since gradients were taken in
         self.sweeper.reserve(&self.all, True)
         self.sweep(FIND_NONFINITE)
         for i in range(self.n_leaves):
