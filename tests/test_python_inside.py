@@ -474,6 +474,37 @@ def test_a_class_of_ones_own_is_watched_as_well(change, step):
     in_child(child)
 
 
+class Screening(SGD):
+    """Does something when its gradients have been summed for the last time, as a signal handler could."""
+
+    act = staticmethod(lambda: None)
+
+    def _screened(self, scale):
+        found = super()._screened(scale)
+        self.act()
+        return found
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("change", ["read-only", "shape", "dtype"])
+@pytest.mark.parametrize("options", [{"clip_norm": 1.0}, {"nonfinite": "raise"}], ids=str)
+def test_a_parameter_changed_after_the_last_sum_over_gradients_is_refused(options, change, step):
+    def child():
+        do, _ = TO_PARAMETERS[change]
+        p = rand(30, 70)
+        opt = Screening(p, **options)
+        g = rand(30, 70, seed=1)
+        for _ in range(2):  # all that is asked for many steps at once has been asked for
+            opt.step(g)
+        before = memory(p).tobytes(), opt.steps
+        opt.act = Once(lambda: do(p))
+        refused(step, getattr(opt, step), g)
+        assert (p.base if p.base is not None else p).tobytes() == before[0]
+        assert opt.steps == before[1]
+
+    in_child(child)
+
+
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("change", ["read-only", "shape", "dtype"])
 def test_a_loss_scale_that_changes_a_parameter_when_it_is_asked_for_its_value(change, step):

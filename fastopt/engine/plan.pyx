@@ -159,7 +159,6 @@ cdef class Plan(State):
 
     cdef bint look(self, object owner) except -1:
         """Act 3: ask the owner about the gradients; False if the step is to be skipped."""
-        self.stale = True
         try:
             screened = owner._screened(self.scale)
         except FloatingPointError:
@@ -169,6 +168,7 @@ cdef class Plan(State):
             self.zero_bad_gradients()
             self.skipped += 1
             return False
+        self.stale = True  # each sum looked again, and Python ran after the last one
         self.scale = screened
         return True
 
