@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["mapped_range", "overlapping_maps"]
+__all__ = ["is_mapped", "mapped_range", "overlapping_maps"]
 
 Array = npt.NDArray[Any]
 Key = tuple[str | int, int]  # of a file: its device and its inode
@@ -25,6 +25,21 @@ Range = tuple[Key, int, int]
 Mapping = tuple[int, int, Key | None, int]  # from address, to address; file, None for private memory; offset in it
 
 _MAPS = "/proc/self/maps"
+
+
+def is_mapped(array: Array) -> bool:
+    """Tell whether an array lies in a memory map, shared or private, without asking the system.
+
+    Parameters
+    ----------
+    array : ndarray
+        Any array.
+
+    Returns
+    -------
+    bool
+    """
+    return _map_under(array) is not None
 
 
 def mapped_range(array: Array) -> Range | None:

@@ -161,11 +161,16 @@ class Optimizer(Snapshots):
     def _in_order(cls, slots: set[str]) -> tuple[str, ...]:
         return tuple(slot for slot in cls.slots if slot in slots)
 
-    def _check_group(self, index: int) -> Terms:
-        """Check one live group, and leave its hyper-parameters in their normal form."""
+    def _group(self, index: int) -> Hyper:
+        """Return one live group, which is to be a dict and nothing that only looks like one."""
         group = self.param_groups[index]
         if type(group) is not dict:
             raise TypeError(f"param_groups[{index}] is {type(group).__name__}: wanted the dict it was, or another one")
+        return group
+
+    def _check_group(self, index: int) -> Terms:
+        """Check one live group, and leave its hyper-parameters in their normal form."""
+        group = self._group(index)
         if group.get("params") is not self._bound().tree.parts[index]:
             raise ValueError(
                 f"param_groups[{index}]['params'] was replaced: a group's parameters are fixed; use bind(params)"

@@ -79,16 +79,13 @@ class _Fitting:
         self.counts = [counts[name] for name in plan.names]
         self.steps, self.skipped = header["steps"], header["skipped"]
 
-        for index, live in enumerate(optimizer.param_groups):
-            if type(live) is not dict:
-                raise TypeError(f"param_groups[{index}] is {type(live).__name__}: wanted the dict it was")
-
         #: each group as it will be
         self.groups: list[dict[str, Any]] = []
         for index, saved in enumerate(groups):
-            group = {**saved, "params": optimizer.param_groups[index]["params"]}
+            live = optimizer._group(index)
+            group = {**saved, "params": live["params"]}
             if saved.get("lr") is None:
-                group["lr"] = optimizer.param_groups[index]["lr"]
+                group["lr"] = live["lr"]
                 if not callable(group["lr"]):
                     raise ValueError(
                         f"param_groups[{index}] was saved with a schedule as lr: give it one before loading"
@@ -161,6 +158,7 @@ class Snapshots:
         def _bound(self) -> Plan: ...
         def _ready(self, but: str = "") -> Plan: ...
         def _plan_of(self, tree: Tree) -> Plan: ...
+        def _group(self, index: int) -> dict[str, Any]: ...
         def _terms(self, index: int, group: dict[str, Any], plan: Plan) -> Terms: ...
         @classmethod
         def _slots_of(cls, rule: str) -> tuple[str, ...]: ...

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
-
-from fastopt.engine import sweep
-
-# Call all threads for whatever has the chunks, or do again what is a gain.
-set_forced = sweep.set_forced
+import pytest
 
 SCRATCH = "lookahead_saved"  # holds what parameters were, where NAG looks ahead: no part of what an optimizer knows
 
@@ -71,3 +68,29 @@ def elsewhere(array, other):
         yield
     finally:
         data.value = kept
+
+
+def rand(*shape, seed=0, dtype="float64"):
+    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
+
+
+def in_place(array, name, value):
+    """Set an attribute that NumPy would rather not have set."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        setattr(array, name, value)
+
+
+def is_torn(opt, *calls):
+    """Whether the optimizer says that it is; then it refuses all that would make something of it."""
+    try:
+        opt.state_dict()
+    except RuntimeError as error:
+        if "torn" not in str(error):
+            raise
+    else:
+        return False
+    for call in calls:
+        with pytest.raises(RuntimeError, match="torn"):
+            call()
+    return True

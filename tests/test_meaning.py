@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from support import bits, copied, looked_ahead, whole
+from support import bits, copied, looked_ahead, rand, whole
 
 import fastopt
 from fastopt import NAG, SGD, Adam, AdamW
@@ -18,10 +18,6 @@ from fastopt.schedules import CosineDecay
 
 STEPS = ["step", "reference_step"]
 FIRST = r"with opt\.lookahead\(\):"
-
-
-def rand(*shape, seed=0, dtype="float64"):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 # ---- NAG takes gradients at the looked-ahead point ----

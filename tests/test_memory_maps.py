@@ -13,7 +13,7 @@ from multiprocessing import shared_memory
 import numpy as np
 import pytest
 
-from fastopt import memory
+from fastopt import Adam, memory
 from fastopt.memory import mapped_range, overlapping_maps
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="it has no such maps")
@@ -348,3 +348,11 @@ def test_it_imports_nothing_of_the_library():
         [sys.executable, "-c", textwrap.dedent(script), memory.__file__], capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_system_is_asked_once_for_all_parameters_of_an_optimizer(monkeypatch, path):
+    asked = []
+    mappings = memory._mappings
+    monkeypatch.setattr(memory, "_mappings", lambda: asked.append(1) or mappings())
+    Adam([np.memmap(path, "f8", "r+", 80 * i, (10,)) for i in range(5)])
+    assert len(asked) <= 1

@@ -11,7 +11,7 @@ import inspect
 import numpy as np
 import pytest
 from processes import in_child
-from support import copied, leaves, looked_ahead, whole
+from support import copied, is_torn, leaves, looked_ahead, rand, whole
 
 from fastopt import NAG, SGD, Adam, Optimizer, RMSprop
 from fastopt.optimizers import OPTIMIZERS
@@ -41,10 +41,6 @@ def fails(act, n):
     finally:
         _testcapi.remove_mem_hooks()
     return failed
-
-
-def rand(*shape, seed=0, dtype="float64"):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
 
 
 def some_params():
@@ -171,16 +167,7 @@ def test_a_nan_without_memory_is_reported_or_memory_is(words, cls, options, chan
 
 
 def torn(opt):
-    try:
-        opt.state_dict()
-    except RuntimeError as error:
-        if "torn" not in str(error):
-            raise
-    else:
-        return False
-    with pytest.raises(RuntimeError, match="torn"):
-        opt.step(some_grads(1))
-    return True
+    return is_torn(opt, lambda: opt.step(some_grads(1)))
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

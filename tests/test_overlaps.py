@@ -8,13 +8,12 @@ from __future__ import annotations
 import mmap
 import os
 import time
-import warnings
 
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
 from processes import in_child
-from support import bits, copied, looked_ahead, whole
+from support import bits, copied, in_place, looked_ahead, rand, whole
 from test_errors import says
 
 from fastopt import NAG, SGD, Adam, RMSprop
@@ -27,17 +26,6 @@ STATEFUL = {
     "Adam": {"amsgrad": True},
     "AdamW": {"amsgrad": True},
 }
-
-
-def rand(*shape, seed=0, dtype="float64"):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def in_place(array, name, value):
-    """Set an attribute that NumPy would rather not have set."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        setattr(array, name, value)
 
 
 def stateful(cls, params, **more):

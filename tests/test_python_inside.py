@@ -13,13 +13,12 @@ import os
 import signal
 import sys
 import threading
-import warnings
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 from processes import in_child, output
-from support import bits, copied, known, looked_ahead, set_forced, whole
+from support import bits, copied, in_place, known, looked_ahead, rand, whole
 
 import fastopt
 from fastopt import NAG, SGD, Adam, AdamW, RMSprop
@@ -30,17 +29,6 @@ from fastopt.schedules import CosineDecay, LinearDecay, StepDecay, Warmup
 REFUSALS = (RuntimeError, ValueError, TypeError)
 STEPS = ["step", "reference_step"]
 MIDST = "in the middle of a step"
-
-
-def rand(*shape, seed=0, dtype="float64"):
-    return np.random.default_rng(seed).normal(size=shape).astype(dtype)
-
-
-def in_place(array, name, value):
-    """Set an attribute that NumPy would rather not have set."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        setattr(array, name, value)
 
 
 def memory(array):
@@ -1377,7 +1365,7 @@ def test_a_real_number_of_ones_own_is_a_rate():
 
 def test_parallel_steps_with_python_inside_are_whole():
     sweep.set_threads(3)
-    set_forced(True)
+    sweep.set_forced(True)
     n = 5 * chunks.CHUNK
     p, q = rand(n), rand(n)
     opt, twin = Adam(p, lr=0.1, clip_norm=1.0), Adam(q, lr=0.1, clip_norm=1.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from support import bits, leaves, looked_ahead, mapped, set_forced, whole
+from support import bits, leaves, looked_ahead, mapped, whole
 
 import fastopt
 from fastopt import SGD, Adam, RMSprop
@@ -215,10 +215,10 @@ def a_world(seed, name, guarded, steps=4):
         kept = [None if g is None else bits(g) for g in leaves(grads)]
         scale = dice.one_of(1.0, 1024.0, dice.number(0.1, 10))
         sweep.set_threads(dice.one_of(1, 2, 5))
-        set_forced(dice.chance(0.6))
+        sweep.set_forced(dice.chance(0.6))
         done = attempt(looked_ahead(opt).step, grads if grouped else grads[0], scale)
         sweep.set_threads(dice.one_of(1, 1, 3))
-        set_forced(dice.chance(0.3))
+        sweep.set_forced(dice.chance(0.3))
         assert done == attempt(looked_ahead(twin).reference_step, same if grouped else same[0], scale)
         assert poisoned == (done is not True)
         assert whole(opt, params) == whole(twin, twins)

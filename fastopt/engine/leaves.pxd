@@ -35,7 +35,7 @@ cdef class Leaves:
     cdef readonly object tree
     cdef object structure           # the tree's
     cdef list references            # weak ones to the parameters: NumPy resizes no array that has one
-    cdef list mapped                # leaves whose parameters are maps of files
+    cdef list mapped                # leaves whose parameters lie in memory maps
     cdef bint single, flat          # the tree is one array, or a flat list
     cdef bint zero_gradients
     cdef bint stale                 # Python ran since parameters and gradients were looked at

@@ -20,7 +20,7 @@ import weakref
 
 import numpy as np
 
-from ..memory import mapped_range, overlapping_maps
+from ..memory import is_mapped, overlapping_maps
 from ..tree import described as described_tree
 
 cnp.import_array()
@@ -185,7 +185,7 @@ cdef class Leaves:
         self.extents = sorted_extents(self.own_memory(), &self.n_extents)
         self.mapped = []
         for i in range(self.n_leaves):
-            if mapped_range(self.arrays[i]) is not None:
+            if is_mapped(self.arrays[i]):
                 self.mapped.append(i)
         pair = overlapping_maps(self.arrays) if self.mapped else None
         if pair is not None:

@@ -8,8 +8,8 @@ cdef class Lock:
     cdef unsigned long holder
     cdef int sleepers
     cdef bint writing               # the holder writes, with Python in between: what it writes is not to be read
-    cdef bint abandoned             # this process was forked in the middle of a step: by the holder, or
-    cdef bint torn                  # while it was being written to
+    cdef bint abandoned             # this process was forked by the holder, in the middle of a step
+    cdef bint torn                  # this process was forked while what the lock is of was being written to
     cdef PyObject *older            # in the list of all locks
     cdef PyObject *newer
 

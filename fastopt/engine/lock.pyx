@@ -155,6 +155,6 @@ def after_fork_in_child():
     generation += 1
     while lock != NULL:
         (<Lock>lock).torn |= (<Lock>lock).writing
-        (<Lock>lock).abandoned |= (<Lock>lock).holder == me or (<Lock>lock).writing
+        (<Lock>lock).abandoned |= (<Lock>lock).holder == me
         (<Lock>lock).renew()
         lock = (<Lock>lock).older
