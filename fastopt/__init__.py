@@ -46,6 +46,11 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return sorted(__all__)
+
+
 def __getattr__(name: str) -> object:
     """Import these when they are first asked for: what they need takes longer than all the rest."""
     if name in ("checkpoint", "schedules"):

@@ -12,7 +12,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
+import re
+import shutil
+import stat
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,16 +27,21 @@ from typing import IO, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Reader", "read_metadata", "write"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["Reader", "check_target", "read_metadata", "write"]
 
 Array = npt.NDArray[Any]
 PathLike = str | os.PathLike[str]
+Spec = tuple["np.dtype[Any]", tuple[int, ...]]
 
-_TYPES = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
 _CODES = {dtype: code for code, dtype in _TYPES.items()}
 _DIGEST_SIZE = 32  # bytes; twice that in hexadecimal
 _NO_DIGEST = "0" * (2 * _DIGEST_SIZE)
-_BLOCK = 1 << 22  # bytes copied or hashed at a time
+_BLOCK = 1 << 22  # bytes copied and hashed at a time
+_LONGEST_HEADER = 100_000_000  # bytes: other readers of the format take no longer one
 
 
 def _blocks(array: Array, access: Literal["readonly", "writeonly"]) -> Iterator[Array]:
@@ -46,19 +57,49 @@ def _blocks(array: Array, access: Literal["readonly", "writeonly"]) -> Iterator[
             yield from blocks
 
 
+# ---- writing ----
+
+
+def check_target(path: PathLike) -> Path:
+    """Return the file that `write` would make or replace.
+
+    Parameters
+    ----------
+    path : str or PathLike
+        A file, or a link to one, that may not be there yet.
+
+    Raises
+    ------
+    ValueError
+        If there is something that is no file.
+    """
+    target = Path(os.path.realpath(path))  # a link stays one
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(target.stat().st_mode):
+            raise ValueError(f"{path} is no regular file, and would be replaced by one: give another path")
+    return target
+
+
 def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> None:
     """Write arrays and metadata to a file, which is replaced only when all is on the disk.
 
     Parameters
     ----------
     path : str or PathLike
-        The file. Its folder must exist, and takes a temporary file of the same size meanwhile.
+        The file; ``"-"`` is standard output. Its folder must exist, and takes a temporary file of the same size
+        meanwhile. Those that killed processes have left there are removed.
     arrays : mapping of str to array
         float32 or float64 arrays, C- or Fortran-contiguous.
     metadata : mapping of str to str
         Text to be kept with them.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    ValueError
+        If there is something that is no file, or names and metadata are too long.
     """
-    path = Path(os.path.realpath(path))  # a link stays one
     entries: dict[str, Any] = {}
     end = 0
     for name, array in arrays.items():
@@ -70,32 +111,85 @@ def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, st
         text = json.dumps({"__metadata__": {**metadata, "fastopt.digest": digest}, **entries}, separators=(",", ":"))
         body = text.encode()
         body += b" " * (-len(body) % 8)
+        if len(body) > _LONGEST_HEADER:
+            raise ValueError(
+                f"{path}: the names and metadata take {len(body):,} bytes: {_LONGEST_HEADER:,} can be read"
+            )
         return len(body).to_bytes(8, "little") + body
 
-    temporary = path.with_name(f".fastopt-{os.urandom(8).hex()}.tmp")
+    def put(file: IO[bytes]) -> None:
+        first = header(_NO_DIGEST)
+        digest = hashlib.blake2b(first, digest_size=_DIGEST_SIZE)
+        file.write(first)
+        room = np.empty(_BLOCK, np.uint8)
+        for array in arrays.values():
+            for block in _blocks(array, "readonly"):
+                copy = room[: block.nbytes]  # what is hashed is what is written, whoever writes to the array meanwhile
+                copy.view(block.dtype)[...] = block
+                digest.update(copy.data)
+                file.write(copy.data)
+        file.seek(0)
+        file.write(header(digest.hexdigest()))
+        file.flush()
+
+    if os.fspath(path) == "-":
+        with tempfile.TemporaryFile() as whole:
+            put(whole)
+            whole.seek(0)
+            sys.stdout.flush()
+            shutil.copyfileobj(whole, sys.stdout.buffer, _BLOCK)
+            sys.stdout.buffer.flush()
+        return
+    target = check_target(path)
+    _remove_abandoned(target.parent)
+    temporary = target.parent / f".fastopt-{os.urandom(8).hex()}.tmp"
     try:
         # As open() would make it: with the permissions that the umask leaves.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         with os.fdopen(descriptor, "wb") as file:
-            first = header(_NO_DIGEST)
-            digest = hashlib.blake2b(first, digest_size=_DIGEST_SIZE)
-            file.write(first)
-            for array in arrays.values():
-                for block in _blocks(array, "readonly"):
-                    digest.update(block.data)
-                    file.write(block.data)
-            file.seek(0)
-            file.write(header(digest.hexdigest()))
-            file.flush()
+            _lock(file)
+            put(file)
             os.fsync(file.fileno())
-        with contextlib.suppress(FileNotFoundError):
-            os.chmod(temporary, path.stat().st_mode)
-        os.replace(temporary, path)
+            with contextlib.suppress(FileNotFoundError):
+                os.chmod(temporary, target.stat().st_mode)
+            if sys.platform != "win32":
+                os.replace(temporary, target)  # before the lock is gone
+        if sys.platform == "win32":  # where no open file can be replaced
+            os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
+    _sync_folder(target.parent)
+
+
+def _lock(file: IO[bytes]) -> None:
+    """Have others see that the writer of a file lives."""
+    if sys.platform != "win32":
+        with contextlib.suppress(OSError):  # on a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove the temporary files of saves whose processes were killed."""
+    with contextlib.suppress(OSError), os.scandir(folder) as files:
+        for file in files:
+            if re.fullmatch(r"\.fastopt-[0-9a-f]{16}\.tmp", file.name):
+                with contextlib.suppress(OSError):
+                    _remove_if_abandoned(file.path)
+
+
+def _remove_if_abandoned(path: str) -> None:
+    if sys.platform == "win32":
+        os.unlink(path)  # which fails while it is open
+        return
+    descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
+    try:
+        if os.fstat(descriptor).st_size > 0:  # else its writer may not have come to the lock yet
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -108,8 +202,28 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+# ---- reading ----
+
+
+def _opener(path: str, flags: int) -> int:
+    """Open without waiting for who writes to a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys differ."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _constant(text: str) -> Any:
+    raise ValueError(f"{text} is no JSON")
+
+
 class Reader:
-    """An open checkpoint whose every byte has been checked.
+    """An open checkpoint whose header has been checked whole; its arrays are checked as they are read.
 
     Parameters
     ----------
@@ -120,19 +234,19 @@ class Reader:
     ----------
     metadata : dict of str to str
     specs : dict of str to (dtype, shape)
-        The arrays in the file.
+        The arrays in the file, in its order.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is no checkpoint, or not as it was written.
+        If it is no checkpoint; the message names it.
     """
 
     def __init__(self, path: PathLike) -> None:
         self._path = Path(path)
-        self._file: IO[bytes] = open(self._path, "rb")  # noqa: SIM115  # closed by close()
+        self._file: IO[bytes] = open(self._path, "rb", opener=_opener)  # noqa: SIM115  # closed by close()
         try:
             self._read_header()
         except BaseException:
@@ -143,35 +257,74 @@ class Reader:
         return ValueError(f"{self._path} is not a checkpoint that can be loaded: {why}")
 
     def _read_header(self) -> None:
-        size = os.fstat(self._file.fileno()).st_size
+        status = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise self._refuse("it is no regular file")
         start = self._file.read(8)
         length = int.from_bytes(start, "little")
-        if len(start) < 8 or length > size - 8:
+        if len(start) < 8 or length > status.st_size - 8:
             raise self._refuse("it is truncated, or of another format")
+        if length > _LONGEST_HEADER:
+            raise self._refuse(f"its header would have {length:,} bytes")
         body = self._file.read(length)
-        self._data = 8 + length
         try:
-            entries = json.loads(body)
+            entries = json.loads(body, object_pairs_hook=_once, parse_constant=_constant)
             metadata = entries.pop("__metadata__")
-            stated = metadata.pop("fastopt.digest")
-            self._places = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
-            self.specs = {name: (_TYPES[entry["dtype"]], tuple(entry["shape"])) for name, entry in entries.items()}
+            self._digest = metadata.pop("fastopt.digest")
+            if not all(isinstance(text, str) for text in metadata.values()):
+                raise ValueError("metadata is not text")
+            if not re.fullmatch(f"[0-9a-f]{{{2 * _DIGEST_SIZE}}}", self._digest):
+                raise ValueError("it has no digest")
             self.metadata: dict[str, str] = metadata
+            end = 0
+            self.specs: dict[str, Spec] = {}
+            for name, entry in entries.items():
+                self.specs[name], end = _spec(name, entry, end)
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise self._refuse(f"its header is none of fastopt's ({type(error).__name__}: {error})") from None
-        digest = hashlib.blake2b(start, digest_size=_DIGEST_SIZE)
-        digest.update(body.replace(str(stated).encode(), _NO_DIGEST.encode(), 1))
-        while block := self._file.read(_BLOCK):
-            digest.update(block)
-        if digest.hexdigest() != stated:
+        if 8 + length + end != status.st_size:
+            raise self._refuse(
+                f"it is truncated or altered, it has {status.st_size:,} bytes: wanted {8 + length + end:,}"
+            )
+        self._data = 8 + length
+        self._hashed = start + body.replace(self._digest.encode(), _NO_DIGEST.encode(), 1)
+
+    def read(self, arrays: Mapping[str, Array]) -> None:
+        """Read the whole file, and what is wanted of it into arrays of the same type and shape.
+
+        Parameters
+        ----------
+        arrays : mapping of str to array
+            Where to put arrays of the file, by name; the others are only checked.
+
+        Raises
+        ------
+        ValueError
+            If it is not as it was written. What has been read by then is not to be used.
+        """
+        digest = hashlib.blake2b(self._hashed, digest_size=_DIGEST_SIZE)
+        room = np.empty(_BLOCK, np.uint8)
+        self._file.seek(self._data)
+        for name, (dtype, shape) in self.specs.items():
+            array = arrays.get(name)
+            if array is None:
+                left = math.prod(shape) * dtype.itemsize
+                while left:
+                    left -= self._block(digest, room[: min(left, _BLOCK)])
+                continue
+            for block in _blocks(array, "writeonly"):
+                copy = room[: block.nbytes]  # nobody else's, so that what is hashed is what is used
+                self._block(digest, copy)
+                block[...] = copy.view(block.dtype)
+        if digest.hexdigest() != self._digest:
             raise self._refuse("it is truncated or altered, its digest does not match")
 
-    def read(self, name: str, out: Array) -> None:
-        """Read one array into `out`, of the same type and shape, without a copy of more than a block."""
-        self._file.seek(self._data + self._places[name][0])
-        for block in _blocks(out, "writeonly"):
-            if self._file.readinto(block.data) != block.nbytes:  # type: ignore[attr-defined]
-                raise self._refuse("it was truncated while it was read")
+    def _block(self, digest: hashlib.blake2b, block: Array) -> int:
+        """Read and hash one block; its length."""
+        if self._file.readinto(block.data) != block.nbytes:  # type: ignore[attr-defined]
+            raise self._refuse("it was truncated while it was read")
+        digest.update(block.data)
+        return block.nbytes
 
     def close(self) -> None:
         """Close the file."""
@@ -184,6 +337,20 @@ class Reader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _spec(name: str, entry: Any, begin: int) -> tuple[Spec, int]:
+    """Type and shape of an array that is to begin at `begin`, and where it ends."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"the entry of {name} is {entry!r}")
+    dtype: np.dtype[Any] = _TYPES[entry["dtype"]]
+    shape = entry["shape"]
+    if not (isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**62 for n in shape)):
+        raise ValueError(f"the shape of {name} is {shape!r}")
+    end = begin + math.prod(shape) * dtype.itemsize
+    if entry["data_offsets"] != [begin, end] or not all(type(n) is int for n in entry["data_offsets"]):
+        raise ValueError(f"the offsets of {name} are {entry['data_offsets']!r}: wanted {[begin, end]}")
+    return (dtype, tuple(shape)), end
 
 
 def read_metadata(path: PathLike) -> dict[str, str]:
@@ -202,4 +369,5 @@ def read_metadata(path: PathLike) -> dict[str, str]:
         If it is no checkpoint, or not as it was written.
     """
     with Reader(path) as reader:
+        reader.read({})
         return {key: value for key, value in reader.metadata.items() if not key.startswith("fastopt.")}

@@ -1,15 +1,16 @@
 """`Optimizer`: parameters, groups, state and step of every optimizer. It knows no rule.
 
-A class of optimizers says in `slots`, `checks`, `rule`, `scalars` and `reference` what is its own; the arithmetic is in
-src_c/rules.c, the memory and the threads are the engine's.
+A class of optimizers declares its hyper-parameters, and says in `slots`, `rule`, `scalars` and `reference` what is its
+own; the arithmetic is in src_c/rules.c, the memory and the threads are the engine's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar, Literal, TypedDict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext, suppress
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +20,15 @@ from .engine import kernels
 from .engine.coefficients import Terms
 from .engine.lock import Lock
 from .engine.plan import Plan
+from .hyper import Given, Hyper, Option, Rate
 from .snapshots import Snapshots
 from .tree import Tree
 
-__all__ = ["Optimizer", "Options", "Scalars", "Steps"]
+__all__ = ["Hyper", "Optimizer", "Rate", "Scalars", "Steps", "Values"]
 
 Array = npt.NDArray[Any]
-Hyper = dict[str, Any]
+Params = npt.NDArray[np.floating[Any]] | list[Any] | tuple[Any, ...] | dict[Any, Any]
+Values = dict[str, Any]
 Steps = npt.NDArray[np.int64]
 Scalars = dict[str, float | npt.NDArray[np.float64]]
 _UNBOUND = "this optimizer is a copy without parameters: call bind(params) first"
@@ -40,14 +43,6 @@ def _takes_arrays(lr: Any) -> bool:
     return takes_arrays(lr)
 
 
-class Options(TypedDict, total=False):
-    """What every optimizer takes besides its hyper-parameters: see `Optimizer`."""
-
-    nonfinite: str
-    zero_grads: bool
-    clip_norm: float | None
-
-
 class Optimizer(Snapshots):
     """Base of all optimizers: not to be used itself.
 
@@ -56,8 +51,14 @@ class Optimizer(Snapshots):
     params : array, list, tuple or dict
         float32 or float64 arrays, C- or Fortran-contiguous, nested as you like; they are updated in place. A list of
         dicts that each have ``"params"`` is a list of groups, whose other keys override the hyper-parameters.
-    defaults : dict
-        The hyper-parameters of groups that do not say otherwise.
+    lr : float or callable
+        Learning rate of at least 0, or a schedule: a function of the number of steps taken.
+    weight_decay : float
+        How much of each parameter is added to its gradient.
+    decoupled : bool
+        Whether the decay is subtracted beside the update instead, times the learning rate.
+    maximize : bool
+        Whether to ascend.
     nonfinite : {"propagate", "skip", "raise"}
         What becomes of a step with an Inf or NaN in any gradient: it is taken as it is; it is skipped as a whole,
         counted in `skipped`, and `step` returns False; or it raises `FloatingPointError`. The last two read the
@@ -68,38 +69,52 @@ class Optimizer(Snapshots):
     clip_norm : float, optional
         Gradients whose norm, over all parameters together, is above this are scaled down to it. Reads the gradients
         once more; they are not written.
+    decay_mask : callable, optional
+        Which parameters decay: a function of a parameter's path, the keys and indices that lead to it with dots between
+        (``"l1.bias"``), and the parameter. It is called once for each, and leaves those out for which it gives False.
+
+    Notes
+    -----
+    Hyper-parameters and options are attributes too. Reading a hyper-parameter gives its value, or a list of them where
+    groups differ; setting one sets it in all groups. Both wait for a step that another thread is taking.
     """
 
     __slots__ = ()
+
+    params: Given[Params] = Given(kw_only=False)
+    lr: Hyper[Rate] = Hyper(hyper.learning_rate, default=1e-3, kw_only=False)
+    weight_decay: Hyper[float] = Hyper(hyper.nonnegative, default=0.0)
+    decoupled: Hyper[bool] = Hyper(hyper.flag, default=False)
+    maximize: Hyper[bool] = Hyper(hyper.flag, default=False)
+    nonfinite: Option[Literal["propagate", "skip", "raise"]] = Option(
+        hyper.choice("propagate", "skip", "raise"), default="propagate"
+    )
+    zero_grads: Option[bool] = Option(hyper.flag, default=False)
+    clip_norm: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
+    decay_mask: Option[Callable[[str, Array], bool] | None] = Option(hyper.optional(hyper.mask), default=None)
 
     #: state arrays by the rule's letter, and the name users know them by
     slots: ClassVar[Mapping[str, str]] = {}
     #: whether gradients are to be computed inside ``with opt.lookahead():``
     looks_ahead: ClassVar[bool] = False
 
-    #: checks of the class's own hyper-parameters, by name
-    checks: ClassVar[Mapping[str, hyper.Check]] = {}
-
-    _common_checks: ClassVar[Mapping[str, hyper.Check]] = {
-        "lr": hyper.learning_rate,
-        "weight_decay": hyper.nonnegative,
-        "decoupled": hyper.flag,
-        "maximize": hyper.flag,
-    }
+    #: what the class declares, by name: those of its own, then those of all
+    hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]] = {}
+    _arguments: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}
 
     # ---- what a class says ----
 
     @classmethod
-    def check_together(cls, h: Hyper) -> None:
+    def check_together(cls, h: Values) -> None:
         """Raise ValueError if hyper-parameters, each of them valid, do not go together."""
 
     @classmethod
-    def rule(cls, h: Hyper) -> str:
+    def rule(cls, h: Values) -> str:
         """Return the name of the rule in src_c/rules.c for these hyper-parameters."""
         raise NotImplementedError
 
     @classmethod
-    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
+    def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
         """Return the rule's scalars in steps t, each a number or one for each step.
 
         `t` is an array of step numbers 1, 2, ...: those of many steps are computed at once. First come the scalars
@@ -118,39 +133,109 @@ class Optimizer(Snapshots):
 
     # ---- making one ----
 
-    def __init__(
-        self,
-        params: Any,
-        defaults: Hyper,
-        *,
-        nonfinite: str = "propagate",
-        zero_grads: bool = False,
-        clip_norm: float | None = None,
-    ) -> None:
-        self._nonfinite = hyper.choice("propagate", "skip", "raise")("nonfinite", nonfinite)
-        self._zero_grads = hyper.flag("zero_grads", zero_grads)
-        self._clip_norm = None if clip_norm is None else hyper.positive("clip_norm", clip_norm)
-        for name, value in defaults.items():
-            self._check_of(name, name)(name, value)
-        tree = Tree(params)
-        given = params if tree.grouped else [{"params": params}]
-        self.param_groups = [{**defaults, **group} for group in given]
-        self._lock = Lock()
-        self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
-        self._plan: Plan | None = self._plan_of(tree)
-        self._plan.settle(self)
-
-    def _plan_of(self, tree: Tree) -> Plan:
-        screened = self._nonfinite != "propagate" or self._clip_norm is not None
-        return Plan(tree, self._zero_grads, tuple(self.slots), self._lock, screened, self.looks_ahead)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._declare()
 
     @classmethod
-    def _check_of(cls, name: str, shown: str) -> hyper.Check:
-        check = cls.checks.get(name) or cls._common_checks.get(name)
-        if check is None:
-            known = ", ".join([*cls._common_checks, *cls.checks])
-            raise ValueError(f"{shown}: {cls.__name__} has no hyper-parameter {name!r}; it has {known}")
-        return check
+    def _declare(cls) -> None:
+        """Take note of what the class and its bases declare."""
+        declared = {
+            name: one
+            for base in reversed(cls.__mro__)
+            for name, one in vars(base).items()
+            if isinstance(one, (Hyper, Option))
+        }
+        common = vars(Optimizer).keys() - {"lr"}
+        declared = {name: declared[name] for name in sorted(declared, key=lambda name: name in common)}
+        cls.hyper_parameters = {name: one for name, one in declared.items() if isinstance(one, Hyper)}
+        cls._arguments = {name: one for name, one in declared.items() if one.init}
+
+    __signature__: ClassVar[Any] = hyper.Signature()
+
+    if not TYPE_CHECKING:  # type checkers make it of what a class declares
+
+        def __init__(self, params: Any, *positional: Any, **given: Any) -> None:
+            cls = type(self)
+            names = [name for name, one in cls._arguments.items() if not one.kw_only]
+            if len(positional) > len(names):
+                raise TypeError(f"{cls.__name__} takes params and {', '.join(names)} by position, all others by name")
+            for name, value in zip(names, positional, strict=False):
+                if name in given:
+                    raise TypeError(f"{cls.__name__} got {name} twice, by position and by name")
+                given[name] = value
+            for name in given:
+                if name not in cls._arguments:
+                    raise TypeError(cls._unknown("option", name))
+            values = {name: one.default for name, one in (cls.hyper_parameters | cls._arguments).items()} | given
+            for name, value in values.items():
+                values[name] = getattr(cls, name).check(name, value)
+            tree = Tree(params)
+            if not tree.leaves:
+                raise ValueError(f"params has no parameters: it is {params!r}")
+            groups = params if tree.grouped else [{"params": params}]
+            defaults = {name: values[name] for name in cls.hyper_parameters}
+            self.param_groups = [{**defaults, **group} for group in groups]
+            self._options = {name: values[name] for name in values if name not in defaults}
+            self._lock = Lock()
+            self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
+            self._plan: Plan | None = self._plan_of(tree)
+            self._plan.settle(self)
+
+    def _plan_of(self, tree: Tree) -> Plan:
+        plan = Plan(tree, tuple(self.slots), self._lock, self.looks_ahead)
+        self._configure(plan, self._options)
+        return plan
+
+    def _configure(self, plan: Plan, options: Mapping[str, Any]) -> None:
+        decays = [True] * len(plan.arrays)
+        mask = options["decay_mask"]
+        if mask is not None:
+            for leaf, (array, path) in enumerate(zip(plan.arrays, plan.tree.paths, strict=True)):
+                shown = f"decay_mask of {plan.names[leaf]}"
+                decays[leaf] = hyper.flag(shown, mask(".".join(map(str, path[1:])), array))
+        screened = options["nonfinite"] != "propagate" or options["clip_norm"] is not None
+        plan.configure(options["zero_grads"], screened, decays)
+
+    def _set_options(self, options: Values) -> None:
+        """Go on with other options, once no step is running."""
+        with self._lock:
+            if self._plan is not None:
+                self._configure(self._plan, options)
+            self._options = options
+
+    def _set_hyper(self, name: str, value: Any) -> None:
+        """Set a hyper-parameter, which has been checked, in all groups, once no other thread is stepping."""
+        with self._lock.reading():
+            groups = [self._group(index) for index in range(len(self.param_groups))]
+            if self._plan is not None and not (name == "lr" and type(value) is float):  # one like it goes with all
+                for index, group in enumerate(groups):
+                    self._terms(index, {**group, name: value}, self._plan)
+            for group in groups:
+                group[name] = value
+
+    @classmethod
+    def _unknown(cls, what: str, name: str) -> str:
+        if name in cls.hyper_parameters:  # but no argument
+            return f"{cls.__name__} has no {what} {name!r}: it is always {cls.hyper_parameters[name].default!r}"
+        known = cls.hyper_parameters if what == "hyper-parameter" else cls._arguments
+        like = hyper.nearest(name, known)
+        return f"{cls.__name__} has no {what} {name!r}: {like or 'there are ' + ', '.join(known)}"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set what can be set: an attribute that is not there is a misspelt one."""
+        if not name.startswith("_"):
+            for cls in type(self).__mro__:
+                found = vars(cls).get(name)
+                if name in vars(cls) and (hasattr(type(found), "__set__") or callable(found)):
+                    break
+                if name in vars(cls):
+                    raise AttributeError(f"{name} of {type(self).__name__} cannot be set")
+                if not issubclass(Optimizer, cls) and name in getattr(cls, "__annotations__", ()):
+                    break
+            else:
+                raise AttributeError(self._unknown("attribute", name))
+        super().__setattr__(name, value)
 
     @classmethod
     def _slots_of(cls, rule: str) -> tuple[str, ...]:
@@ -161,23 +246,27 @@ class Optimizer(Snapshots):
     def _in_order(cls, slots: set[str]) -> tuple[str, ...]:
         return tuple(slot for slot in cls.slots if slot in slots)
 
-    def _group(self, index: int) -> Hyper:
+    def _group(self, index: int) -> Values:
         """Return one live group, which is to be a dict and nothing that only looks like one."""
         group = self.param_groups[index]
         if type(group) is not dict:
             raise TypeError(f"param_groups[{index}] is {type(group).__name__}: wanted the dict it was, or another one")
         return group
 
-    def _check_group(self, index: int) -> Terms:
-        """Check one live group, and leave its hyper-parameters in their normal form."""
+    def _own_group(self, index: int) -> Values:
+        """Return one live group, which is to have the parameters it was made with."""
         group = self._group(index)
         if group.get("params") is not self._bound().tree.parts[index]:
             raise ValueError(
                 f"param_groups[{index}]['params'] was replaced: a group's parameters are fixed; use bind(params)"
             )
-        return self._terms(index, group, self._bound())
+        return group
 
-    def _terms(self, index: int, group: Hyper, plan: Plan) -> Terms:
+    def _check_group(self, index: int) -> Terms:
+        """Check one live group, and leave its hyper-parameters in their normal form."""
+        return self._terms(index, self._own_group(index), self._bound())
+
+    def _terms(self, index: int, group: Values, plan: Plan) -> Terms:
         """Check a group, and say what it comes to.
 
         What is checked is what it holds now: should it change meanwhile, it is not what these terms say, and the next
@@ -189,8 +278,10 @@ class Optimizer(Snapshots):
         for name, value in items:
             if name != "params":
                 shown = f"{where}[{name!r}]" if where else name
-                values[name] = self._check_of(name, shown)(shown, value)
-        for name in (*self._common_checks, *self.checks):
+                if name not in self.hyper_parameters:
+                    raise ValueError(f"{shown}: {self._unknown('hyper-parameter', name)}")
+                values[name] = self.hyper_parameters[name].check(shown, value)
+        for name in self.hyper_parameters:
             if name not in values:
                 raise ValueError(f"param_groups[{index}] lacks {name!r}")
         self.check_together(values)
@@ -325,20 +416,20 @@ class Optimizer(Snapshots):
 
     def _screened(self, scale: float) -> float | None:
         """Return what the gradients are to be multiplied by, None to skip the step."""
-        if self._nonfinite != "propagate" and not self._all_finite():
+        if self.nonfinite != "propagate" and not self._all_finite():
             return None
-        if self._clip_norm is not None:
-            scale *= self._clipping(self._clip_norm, scale)
+        if self.clip_norm is not None:
+            scale *= self._clipping(self.clip_norm, scale)
         return scale
 
     def _all_finite(self) -> bool:
         plan = self._bound()
         bad = plan.find_nonfinite()
-        if bad is not None and self._nonfinite == "raise":
+        if bad is not None and self.nonfinite == "raise":
             leaf, index = bad
             place = f"[{', '.join(map(str, index))}]" if index else ""
             value = plan.gradient(leaf)[index]
-            done = "no parameter was changed, gradients were zeroed" if self._zero_grads else "nothing was written"
+            done = "no parameter was changed, gradients were zeroed" if self.zero_grads else "nothing was written"
             raise FloatingPointError(f"{plan.gradient_names[leaf]}{place} is {value}: {done}")
         return bad is None
 
@@ -363,35 +454,40 @@ class Optimizer(Snapshots):
                 gradient = plan.gradient(leaf)
                 if gradient is None:
                     continue
-                factor, decay, scalars = plan.coefficients(leaf)
-                terms = plan.terms[plan.tree.groups[leaf]]
+                kind, factor, decay, scalars = plan.coefficients(leaf)
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
                 order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
                 real = array.dtype.type
                 p = array.reshape(-1, order=order)
                 g = real(factor) * gradient.reshape(-1, order=order)
-                if terms.kind == "coupled":
+                if kind == "coupled":
                     g = g + real(decay) * p
                 s = {slot: state.reshape(-1, order=order) for slot, state in plan.states[leaf].items()}
                 c = {name: real(value) for name, value in scalars.items()}
-                u = self.reference(terms.rule, g, s, c)
-                if terms.kind == "decoupled":
+                u = self.reference(plan.terms[plan.tree.groups[leaf]].rule, g, s, c)
+                if kind == "decoupled":
                     u = real(decay) * p + u
                 p -= u
 
     # ---- what is known of it ----
 
     @property
-    def lr(self) -> Any:
-        """The learning rate or schedule; a list of them where groups differ. Setting it sets every group's."""
-        rates = [group["lr"] for group in self.param_groups]
+    def current_lr(self) -> Any:
+        """The learning rate of the next step, a number; a list of them where groups differ."""
+        steps = self.steps
+        rates = []
+        for group in self.param_groups:
+            lr = group["lr"]
+            rates.append(
+                hyper.nonnegative(f"lr schedule {lr!r} after {steps} steps", lr(steps)) if callable(lr) else lr
+            )
         return rates[0] if all(rate == rates[0] for rate in rates) else rates
 
-    @lr.setter
-    def lr(self, value: Any) -> None:
-        value = hyper.learning_rate("lr", value)
-        for group in self.param_groups:
-            group["lr"] = value
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state arrays."""
+        states = self._captured["states"] if self._captured else self._bound().states
+        return sum(array.nbytes for arrays in states for array in arrays.values())
 
     @property
     def steps(self) -> int:
@@ -404,23 +500,34 @@ class Optimizer(Snapshots):
         return self._captured["steps"][1] if self._captured else self._bound().skipped
 
     @property
-    def step_counts(self) -> dict[str, int]:
-        """Updates each parameter has had, by its name."""
+    def step_counts(self) -> Mapping[str, int]:
+        """Updates each parameter has had, by its name; read-only."""
         plan = self._bound()
-        return dict(zip(plan.names, plan.counts, strict=True))
+        return MappingProxyType(dict(zip(plan.names, plan.counts, strict=True)))
 
     @property
-    def state(self) -> dict[str, dict[str, Array]]:
-        """Each parameter's state arrays, by its name and theirs: the arrays themselves, not copies."""
+    def state(self) -> Mapping[str, Mapping[str, Array]]:
+        """Each parameter's state arrays, by its name and theirs: the arrays themselves, in read-only mappings."""
         plan = self._bound()
-        return {
-            name: {self.slots[slot]: array for slot, array in arrays.items()}
-            for name, arrays in zip(plan.names, plan.states, strict=True)
-        }
+        return MappingProxyType(
+            {
+                name: MappingProxyType({self.slots[slot]: array for slot, array in arrays.items()})
+                for name, arrays in zip(plan.names, plan.states, strict=True)
+            }
+        )
 
     def __repr__(self) -> str:
-        groups = [
+        """Show hyper-parameters, as steps will take them, and options."""
+        if self._plan is not None:
+            # A look at what is wrong is not to fail on it.
+            with suppress(TypeError, ValueError, RuntimeError), self._lock.reading():
+                self._plan.settle(self)
+        parts = [
             ", ".join(f"{key}={value!r}" for key, value in group.items() if key != "params")
             for group in self.param_groups
         ]
-        return f"{type(self).__name__}({groups[0] if len(groups) == 1 else '; '.join(groups)})"
+        parts.append(", ".join(f"{key}={value!r}" for key, value in self._options.items()))
+        return f"{type(self).__name__}({'; '.join(parts)})"
+
+
+Optimizer._declare()

@@ -17,7 +17,7 @@ Examples
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import cos, inf, pi
 from numbers import Integral
@@ -29,7 +29,7 @@ import numpy.typing as npt
 from . import hyper
 from .engine import numbers
 
-__all__ = ["CosineDecay", "ExponentialDecay", "LinearDecay", "Schedule", "StepDecay", "Warmup"]
+__all__ = ["Constant", "CosineDecay", "ExponentialDecay", "LinearDecay", "Schedule", "StepDecay", "Warmup"]
 
 Schedule = Callable[[int], float]
 Steps = npt.NDArray[np.int64]
@@ -43,7 +43,34 @@ def takes_arrays(schedule: Any) -> bool:
     """
     while type(schedule) is Warmup:
         schedule = schedule.after
-    return type(schedule) in (StepDecay, ExponentialDecay, LinearDecay, CosineDecay)
+    return type(schedule) in _KINDS.values()
+
+
+def described(schedule: Any) -> dict[str, Any] | None:
+    """Return one of these as names and numbers, or None if it is another callable, or made of one."""
+    if type(schedule) not in _KINDS.values():
+        return None
+    values = {field.name: getattr(schedule, field.name) for field in fields(schedule)}
+    plain = {name: described(value) if callable(value) else value for name, value in values.items()}
+    return None if None in plain.values() else {"schedule": type(schedule).__name__, **plain}
+
+
+def restored(description: Any) -> Any:
+    """Return the schedule that `described` described.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there is none like it.
+    """
+    values = dict(description)
+    kind = values.pop("schedule", None)
+    names = {field.name for field in fields(_KINDS[kind])} if kind in _KINDS else set()
+    if values.keys() != names or kind not in _KINDS:
+        raise ValueError(f"there is no schedule {description!r}")
+    return _KINDS[kind](
+        **{name: restored(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    )
 
 
 def _whole(name: str, value: Any) -> int:
@@ -55,9 +82,8 @@ def _whole(name: str, value: Any) -> int:
 
 
 def _schedule(name: str, value: Any) -> Any:
-    if not callable(value):
-        raise TypeError(f"{name} is {value!r}: wanted a schedule")
-    return value
+    """A schedule; a number is a constant one."""
+    return value if callable(value) else Constant(hyper.nonnegative(name, value))
 
 
 _CHECKS: dict[str, hyper.Check] = {
@@ -106,6 +132,16 @@ class _Formula:
     def __call__(self, t: Any) -> Any:
         """Return the learning rate after t steps; for an array of step numbers, an array."""
         return self._rate(t)
+
+
+@dataclass(frozen=True)
+class Constant(_Formula):
+    """Always `lr`: what `Warmup` leads up to if it is given a number."""
+
+    lr: float
+
+    def _rate(self, t: Any) -> Any:
+        return np.full(t.shape, self.lr) if isinstance(t, np.ndarray) else self.lr
 
 
 @dataclass(frozen=True)
@@ -159,18 +195,24 @@ class CosineDecay(_Formula):
 
 @dataclass(frozen=True)
 class Warmup(_Formula):
-    """A straight line from 0 to ``after(0)`` in `steps` steps, then the schedule `after`, which starts at its 0."""
+    """A straight line from 0 to ``after(0)`` in `steps` steps, then the schedule `after`, which starts at its 0.
+
+    A number as `after` is a constant rate: it becomes a `Constant`.
+    """
 
     steps: int
-    after: Schedule
+    after: Schedule | float
 
     def _rate(self, t: Any) -> Any:
+        after: Any = self.after
         late = t - self.steps
         if isinstance(t, np.ndarray):
             if (late >= 0).all():
-                return self.after(late)
-            return np.where(late < 0, self._line(t), self.after(np.maximum(late, 0)))
-        return self._line(t) if late < 0 else self.after(late)
+                return after(late)
+            return np.where(late < 0, after(0) * t / self.steps, after(np.maximum(late, 0)))
+        return after(0) * t / self.steps if late < 0 else after(late)
 
-    def _line(self, t: Any) -> Any:
-        return self.after(0) * t / self.steps
+
+_KINDS: dict[str, type] = {
+    kind.__name__: kind for kind in (Constant, StepDecay, ExponentialDecay, LinearDecay, CosineDecay, Warmup)
+}

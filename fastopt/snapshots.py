@@ -7,6 +7,7 @@ over in one piece: whatever is wrong with it is found before anything has change
 from __future__ import annotations
 
 import copy
+import json
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,7 +31,7 @@ __all__ = ["Snapshots"]
 Array = npt.NDArray[Any]
 Spec = tuple["np.dtype[Any]", tuple[int, ...]]
 
-_FORMAT = 1  # of checkpoints and state dicts
+_FORMAT = 2  # of checkpoints and state dicts; in 1, a schedule is None
 
 
 class _Fitting:
@@ -57,16 +58,11 @@ class _Fitting:
     ) -> None:
         kind = type(optimizer).__name__
         plan = optimizer._bound()
-        if header.get("format") != _FORMAT:
-            raise ValueError(f"the snapshot has format {header.get('format')!r}: wanted {_FORMAT}")
+        if header.get("format") not in range(1, _FORMAT + 1):
+            raise ValueError(f"the snapshot has format {header.get('format')!r}: wanted at most {_FORMAT}")
         if header.get("optimizer") != kind:
             raise ValueError(f"the snapshot is of {header.get('optimizer')}: wanted one of {kind}")
-        groups = header.get("param_groups")
-        mine = optimizer._header()["param_groups"]
-        if not (isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups)) or [
-            group.get("params") for group in groups
-        ] != [group["params"] for group in mine]:
-            raise ValueError("the snapshot is of other parameters: their names or groups differ")
+        groups = _checked_groups(header.get("param_groups"), plan)
         for name in ("steps", "skipped"):
             _check_count(name, header.get(name))
         for name in plan.names:
@@ -74,7 +70,7 @@ class _Fitting:
         for name in counts.keys() - set(plan.names):
             raise ValueError(f"the snapshot has {name}, which this optimizer has not")
         fresh = header.get("fresh", [])
-        if not isinstance(fresh, list) or not set(plan.names).issuperset(fresh):
+        if not isinstance(fresh, list) or not all(name in plan.names for name in fresh):
             raise ValueError(f"the snapshot is damaged: its list of new state is {fresh!r}")
         self.counts = [counts[name] for name in plan.names]
         self.steps, self.skipped = header["steps"], header["skipped"]
@@ -82,14 +78,17 @@ class _Fitting:
         #: each group as it will be
         self.groups: list[dict[str, Any]] = []
         for index, saved in enumerate(groups):
-            live = optimizer._group(index)
+            live = optimizer._own_group(index)
             group = {**saved, "params": live["params"]}
-            if saved.get("lr") is None:
-                group["lr"] = live["lr"]
-                if not callable(group["lr"]):
-                    raise ValueError(
-                        f"param_groups[{index}] was saved with a schedule as lr: give it one before loading"
-                    )
+            for name, value in saved.items():
+                if value is None:
+                    group[name] = live.get(name)
+                    if not callable(group[name]):
+                        raise ValueError(
+                            f"param_groups[{index}] was saved with a schedule as {name}: give it one before loading"
+                        )
+                elif isinstance(value, Mapping):
+                    group[name] = _schedules().restored(value)
             self.groups.append(group)
         tree = plan.tree
         needed = [
@@ -151,14 +150,12 @@ class Snapshots:
         _plan: Plan | None
         _lock: Lock
         _captured: dict[str, Any] | None
-        _nonfinite: str
-        _zero_grads: bool
-        _clip_norm: float | None
+        _options: dict[str, Any]
 
         def _bound(self) -> Plan: ...
         def _ready(self, but: str = "") -> Plan: ...
         def _plan_of(self, tree: Tree) -> Plan: ...
-        def _group(self, index: int) -> dict[str, Any]: ...
+        def _own_group(self, index: int) -> dict[str, Any]: ...
         def _terms(self, index: int, group: dict[str, Any], plan: Plan) -> Terms: ...
         @classmethod
         def _slots_of(cls, rule: str) -> tuple[str, ...]: ...
@@ -166,15 +163,18 @@ class Snapshots:
         def _in_order(cls, slots: set[str]) -> tuple[str, ...]: ...
 
     def _header(self) -> dict[str, Any]:
-        """Everything but the arrays, as JSON can hold it; a schedule is None."""
+        """Everything but the arrays, as JSON can hold it; a schedule that is none of fastopt's is None."""
         plan = self._bound()
-        groups = []
-        for index, group in enumerate(self.param_groups):
-            plain = {key: value for key, value in group.items() if key != "params"}
-            if callable(plain["lr"]):
-                plain["lr"] = None
-            names = [n for n, g in zip(plan.names, plan.tree.groups, strict=True) if g == index]
-            groups.append({**plain, "params": names})
+        groups = [
+            {
+                key: _schedules().described(value) if callable(value) else value
+                for key, value in group.items()
+                if key != "params"
+            }
+            for group in self.param_groups
+        ]
+        for group, names in zip(groups, _names(plan), strict=True):
+            group["params"] = names
         header = {
             "format": _FORMAT,
             "optimizer": type(self).__name__,
@@ -193,8 +193,8 @@ class Snapshots:
         -------
         dict
             ``"state"``: for each parameter's name its arrays and its number of updates, ``"step"``;
-            ``"param_groups"``: hyper-parameters, with None for a schedule; ``"steps"``, ``"skipped"``,
-            ``"optimizer"`` and ``"format"``.
+            ``"param_groups"``: hyper-parameters, a schedule of `fastopt.schedules` by its name and fields, any other
+            None; ``"steps"``, ``"skipped"``, ``"optimizer"`` and ``"format"``.
         """
         with self._lock.reading():
             plan = self._ready()
@@ -211,7 +211,8 @@ class Snapshots:
         Parameters
         ----------
         state_dict : dict
-            The snapshot. A group that was saved with a schedule keeps the schedule it has here.
+            The snapshot. Schedules of `fastopt.schedules` come back with it; a group that was saved with another one
+            keeps the one it has here.
 
         Raises
         ------
@@ -252,7 +253,7 @@ class Snapshots:
         Parameters
         ----------
         path : str or PathLike
-            The file.
+            The file; ``"-"`` is standard output.
         params : bool
             Whether the parameters go into it; without them it has the optimizer's state only.
         metadata : mapping of str to str, optional
@@ -262,15 +263,19 @@ class Snapshots:
         ------
         OSError
             If it cannot be written.
+        TypeError, ValueError
+            If there is something at this path that is no regular file, or the metadata is not text.
         """
-        import json
-
         from . import checkpoint
 
         own = dict(metadata or {})
         for key, value in own.items():
             if not isinstance(key, str) or not isinstance(value, str):
                 raise TypeError(f"metadata[{key!r}] is {value!r}: wanted text under text")
+            try:
+                (key + value).encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"metadata[{key!r}] is {value!r}: wanted text ({error})") from None
             if key.startswith("fastopt."):
                 raise ValueError(f"metadata[{key!r}]: names that start with 'fastopt.' are fastopt's own")
         with self._lock.reading():
@@ -291,8 +296,9 @@ class Snapshots:
         Parameters
         ----------
         path : str or PathLike
-            The file, of an optimizer of the same class over parameters of the same names, shapes and types. A group
-            that was saved with a schedule keeps the schedule it has here.
+            The file, of an optimizer of the same class over parameters of the same names, shapes and types; keys of a
+            dict may come in another order. Schedules of `fastopt.schedules` come back with it; a group that was saved
+            with another one keeps the one it has here.
         params : bool
             Whether to restore the parameters as well.
         in_place : bool
@@ -305,48 +311,70 @@ class Snapshots:
         OSError
             If the file cannot be read.
         ValueError
-            If it is truncated, altered or does not fit; the message says why. Nothing has been changed then, unless
-            the file changed while it was read in place.
+            If it is truncated, altered or does not fit; the message names it and says why. Nothing has been changed
+            then, unless the file changed while it was read in place.
         """
-        import json
-
         from . import checkpoint
 
         with checkpoint.Reader(path) as reader, self._lock:
             plan = self._ready("load")
-            try:
-                header = json.loads(reader.metadata["fastopt.optimizer"])
-                counts = header.pop("counts")
-            except (KeyError, ValueError):
-                raise ValueError(f"{path} was not written by an optimizer's save()") from None
-            specs = dict(reader.specs)
-            present = {name: specs.pop(name, None) for name in plan.names}
             if params:
                 plan.check_parameters()
-                for name, wanted in zip(plan.names, plan.specs, strict=True):
-                    _check_fit(name, present[name], wanted)
-            fitting = _Fitting(self, header, counts, specs)
+            try:
+                fitting = self._fitting(reader.metadata, reader.specs, params)
+            except (TypeError, ValueError) as error:
+                reader.read({})  # which says so if the file is damaged
+                raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from None
 
-            def read(key: str, like: Array) -> Array:
-                array = np.empty_like(like, subok=False)
-                reader.read(key, array)
-                return array
+            def wanted(states: list[dict[str, Array]], arrays: list[Array]) -> dict[str, Array]:
+                """Where to read what, by its name in the file."""
+                found = {
+                    key: state[slot]
+                    for keys, state in zip(fitting.keys, states, strict=True)
+                    for slot, key in keys.items()
+                }
+                return found | (dict(zip(plan.names, arrays, strict=True)) if params else {})
 
-            if not in_place:
-                pairs = zip(fitting.keys, plan.arrays, strict=True)
-                states = [{slot: read(key, like) for slot, key in keys.items()} for keys, like in pairs]
-                new = [read(name, like) for name, like in zip(plan.names, plan.arrays, strict=True)] if params else None
-                fitting.replace(self, states, new)
+            if in_place:
+                reader.read({})  # all of it is sound: it can only fail now if it changes meanwhile
+                with held():
+                    fitting.replace(self, [{} for _ in plan.names], None, torn=True)
+                    reader.read(wanted(plan.states, plan.arrays))
+                    plan.mend()
                 return
-            with held():
-                fitting.replace(self, [{} for _ in plan.names], None, torn=True)
-                for keys, arrays in zip(fitting.keys, plan.states, strict=True):
-                    for slot, key in keys.items():
-                        reader.read(key, arrays[slot])
-                if params:
-                    for name, array in zip(plan.names, plan.arrays, strict=True):
-                        reader.read(name, array)
-                plan.mend()
+            pairs = zip(fitting.keys, plan.arrays, strict=True)
+            states = [{slot: np.empty_like(like, subok=False) for slot in keys} for keys, like in pairs]
+            new = [np.empty_like(like, subok=False) for like in plan.arrays] if params else []
+            reader.read(wanted(states, new))
+            fitting.replace(self, states, new if params else None)
+
+    def _fitting(self, metadata: Mapping[str, str], specs: Mapping[str, Spec], params: bool) -> _Fitting:
+        """Check what a file says."""
+        try:
+            header = json.loads(metadata["fastopt.optimizer"])
+            counts = header.pop("counts")
+        except (KeyError, ValueError, AttributeError, RecursionError):
+            header = counts = None
+        if not isinstance(header, dict) or not isinstance(counts, dict):
+            raise ValueError("it was not written by an optimizer's save()")
+        specs = dict(specs)
+        plan = self._bound()
+        for name, wanted in zip(plan.names, plan.specs, strict=True):
+            present = specs.pop(name, None)
+            if params:
+                _check_fit(name, present, wanted)
+        return _Fitting(self, header, counts, specs)
+
+    def reset(self) -> None:
+        """Be as new: state and counts are 0, and so schedules start again; parameters and groups stay as they are."""
+        with self._lock:
+            plan = self._ready()
+            tree = plan.tree
+            slots: list[set[str]] = [set() for _ in tree.parts]
+            for group, arrays in zip(tree.groups, plan.states, strict=True):
+                slots[group].update(arrays)
+            n = len(plan.arrays)
+            restore(plan, list(map(self._in_order, slots)), None, [{}] * n, [0] * n, [True] * n, 0, 0, [], False)
 
     # ---- copies ----
 
@@ -360,7 +388,7 @@ class Snapshots:
         self._plan = None
         self._lock = Lock()
         self.param_groups = captured["groups"]
-        self._nonfinite, self._zero_grads, self._clip_norm = captured["options"]
+        self._options = captured["options"]
 
     def __copy__(self) -> Self:
         return copy.deepcopy(self)
@@ -380,10 +408,10 @@ class Snapshots:
         plan.settle(self)
         return {
             "groups": [{**group, "params": None} for group in self.param_groups],
-            "options": (self._nonfinite, self._zero_grads, self._clip_norm),
+            "options": self._options,
             "steps": (plan.steps, plan.skipped),
             "structure": plan.tree.structure,
-            "names": plan.names,
+            "paths": plan.tree.paths,
             "specs": plan.specs,
             "states": plan.states,
             "counts": plan.counts,
@@ -414,8 +442,8 @@ class Snapshots:
             if tree.structure != captured["structure"]:
                 raise ValueError("params has another structure than the parameters this optimizer was made with")
             plan = self._plan_of(tree)
-            order = {name: leaf for leaf, name in enumerate(captured["names"])}
-            places = [order[name] for name in tree.names]  # keys of a dict may come in another order
+            order = {path: leaf for leaf, path in enumerate(captured["paths"])}
+            places = [order[path] for path in tree.paths]  # keys of a dict may come in another order
             slots: list[set[str]] = [set() for _ in range(tree.n_groups)]
             for name, array, group, place in zip(tree.names, plan.arrays, tree.groups, places, strict=True):
                 if (array.dtype, array.shape) != captured["specs"][place]:
@@ -442,9 +470,45 @@ class Snapshots:
             with held():
                 for group_now, part in zip(self.param_groups, tree.parts, strict=True):
                     group_now["params"] = part
-                self._plan = plan
-                self._captured = None
+                object.__setattr__(self, "_plan", plan)  # in C, which takes no memory
+                object.__setattr__(self, "_captured", None)
         return self
+
+
+def _schedules() -> Any:
+    from . import schedules  # whoever has none is not to wait for its import
+
+    return schedules
+
+
+def _names(plan: Plan) -> list[list[str]]:
+    """The parameters of each group."""
+    found: list[list[str]] = [[] for _ in plan.tree.parts]
+    for name, group in zip(plan.names, plan.tree.groups, strict=True):
+        found[group].append(name)
+    return found
+
+
+def _checked_groups(groups: Any, plan: Plan) -> list[Mapping[str, Any]]:
+    """The groups of a snapshot, if they have the parameters of the plan's, in any order."""
+    if not (isinstance(groups, list) and all(isinstance(group, Mapping) for group in groups)):
+        raise ValueError(f"the snapshot is damaged: its groups are {groups!r}")
+    if len(groups) != len(plan.tree.parts):
+        s = "" if len(groups) == 1 else "s"
+        raise ValueError(f"the snapshot is of {len(groups)} group{s}: wanted {len(plan.tree.parts)}")
+    for index, (group, wanted) in enumerate(zip(groups, _names(plan), strict=True)):
+        names = group.get("params")
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise ValueError(f"the snapshot is damaged: the parameters of group {index} are {names!r}")
+        more, less = (sorted(set(one) - set(other)) for one, other in ((names, wanted), (wanted, names)))
+        if more or less:
+            why = f"it has {more[0]}, " if more else f"it lacks {less[0]}"
+            if more:
+                why += f"and not {less[0]}" if less else "which this optimizer has not"
+            raise ValueError(f"the snapshot is of other parameters: {why}")
+        if len(names) > len(wanted):
+            raise ValueError(f"the snapshot is damaged: the parameters of group {index} are {names!r}")
+    return groups
 
 
 def _copied(states: list[dict[str, Array]]) -> list[dict[str, Array]]:

@@ -7,7 +7,10 @@ What an array is, it leaves to the engine: here a leaf is whatever is not a list
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from numbers import Integral, Real
 from typing import Any
+
+import numpy as np
 
 __all__ = ["Tree", "described"]
 
@@ -23,16 +26,36 @@ def _shape_of(x: Any) -> Any:
     return _LEAF
 
 
-def _leaves(x: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Name and value of each leaf, in order."""
-    if isinstance(x, dict):
-        for key, value in x.items():
-            yield from _leaves(value, f"{name}[{key!r}]")
-    elif isinstance(x, (list, tuple)):
-        for i, value in enumerate(x):
-            yield from _leaves(value, f"{name}[{i}]")
-    else:
-        yield name, x
+def _plain(key: Any) -> Any:
+    """A key in the form in which it is named: equal ones that print differently (1, True, np.int64(1)) are one."""
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, (Integral, np.bool_)):
+        return int(key)
+    if isinstance(key, Real) and float(key).is_integer():
+        return int(float(key))
+    return tuple(map(_plain, key)) if type(key) is tuple else key
+
+
+def _leaves(x: Any, path: tuple[Any, ...], root: str, around: tuple[int, ...] = ()) -> Iterator[tuple[Any, Any]]:
+    """Path and value of each leaf, in order; a path has the keys and indices that lead there."""
+    if not isinstance(x, (dict, list, tuple)):
+        yield path, x
+        return
+    if id(x) in around:
+        raise ValueError(f"{_named(root, path)} is a {type(x).__name__} that holds itself: wanted a tree of arrays")
+    for key, value in x.items() if isinstance(x, dict) else enumerate(x):
+        if isinstance(x, dict) and "params" in x and (isinstance(value, (Real, str)) or callable(value)):
+            raise ValueError(
+                f"{_named(root, path)} has 'params' and {key!r}, as a group has: wanted a list of groups, "
+                "[{'params': …}, …], and only groups in it"
+            )
+        yield from _leaves(value, (*path, key), root, (*around, id(x)))
+
+
+def _named(root: str, path: tuple[Any, ...]) -> str:
+    """A place as the user would write it."""
+    return root + "".join(f"[{_plain(key)!r}]" for key in path)
 
 
 def described(x: Any) -> str:
@@ -49,7 +72,7 @@ def _name(path: Any) -> str:
     return "grads" if path is None else f"{_name(path[0])}[{path[1]!r}]"
 
 
-def _take_apart(x: Any, shape: Any, path: Any, found: list[Any]) -> None:
+def _take_apart(x: Any, shape: Any, path: Any, found: list[Any], grouped: bool = False) -> None:
     """Append the leaves of x, which must have the structure `shape`, in the order of `shape`."""
     if shape is _LEAF:
         if isinstance(x, (dict, list, tuple)):
@@ -66,7 +89,8 @@ def _take_apart(x: Any, shape: Any, path: Any, found: list[Any]) -> None:
         parts: Iterable[tuple[Any, Any]] = shape.items()
     else:
         if not isinstance(x, (list, tuple)) or len(x) != len(shape):
-            raise ValueError(f"{_name(path)} is {described(x)}: wanted a list of {len(shape)}")
+            each = ", one entry for each group" if grouped else ""
+            raise ValueError(f"{_name(path)} is {described(x)}: wanted a list of {len(shape)}{each}")
         parts = enumerate(shape)
     for key, part in parts:
         _take_apart(x[key], part, (path, key), found)
@@ -82,10 +106,14 @@ class Tree:
 
     Attributes
     ----------
+    params : array, list, tuple or dict
+        What was given.
     grouped : bool
-        Whether `params` was a list of groups.
+        Whether it was a list of groups.
     names, gradient_names : list of str
         Each leaf as the user would write it, among the parameters and among the gradients.
+    paths : list of tuple
+        The group and the keys and indices that lead to each leaf.
     leaves : list
         The leaves, in order.
     parts : list
@@ -98,10 +126,11 @@ class Tree:
     Raises
     ------
     ValueError
-        If two leaves have the same name.
+        If two leaves have the same name, a container holds itself, or a group is not in a list of them.
     """
 
     def __init__(self, params: Any) -> None:
+        self.params = params
         self.grouped = (
             isinstance(params, (list, tuple))
             and len(params) > 0
@@ -110,20 +139,21 @@ class Tree:
         self.parts = trees = [group["params"] for group in params] if self.grouped else [params]
         self.names: list[str] = []
         self.gradient_names: list[str] = []
+        self.paths: list[tuple[Any, ...]] = []
         self.leaves: list[Any] = []
         self.groups: list[int] = []
         seen: set[str] = set()
         for index, tree in enumerate(trees):
             root = f"params[{index}]['params']" if self.grouped else "params"
             gradient_root = f"grads[{index}]" if self.grouped else "grads"
-            for name, leaf in _leaves(tree, ""):
-                if root + name in seen:
-                    raise ValueError(
-                        f"params has two parameters {root + name}: keys of a dict must differ in their repr"
-                    )
-                seen.add(root + name)
-                self.names.append(root + name)
-                self.gradient_names.append(gradient_root + name)
+            for path, leaf in _leaves(tree, (), root):
+                name = _named(root, path)
+                if name in seen:
+                    raise ValueError(f"params has two parameters {name}: keys of a dict must differ in their repr")
+                seen.add(name)
+                self.names.append(name)
+                self.gradient_names.append(_named(gradient_root, path))
+                self.paths.append((index, *path))
                 self.leaves.append(leaf)
                 self.groups.append(index)
         self._shape = tuple(map(_shape_of, trees)) if self.grouped else _shape_of(params)
@@ -146,5 +176,5 @@ class Tree:
             If `grads` has another structure than the parameters.
         """
         found: list[Any] = []
-        _take_apart(grads, self._shape, None, found)
+        _take_apart(grads, self._shape, None, found, self.grouped)
         return found

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from fastopt.tree import _leaves, _named
+
 SCRATCH = "lookahead_saved"  # holds what parameters were, where NAG looks ahead: no part of what an optimizer knows
 
 
@@ -28,6 +30,11 @@ def leaves(tree):
     found = []
     mapped(found.append, tree)
     return found
+
+
+def named(tree, root):
+    """Name and value of each leaf."""
+    return [(_named(root, path), leaf) for path, leaf in _leaves(tree, (), root)]
 
 
 def looked_ahead(opt):

@@ -518,7 +518,7 @@ def test_a_checkpoint_with_other_arrays_is_refused(capsys):
     capsys.readouterr()
     assert run("train", "--resume", "run", "--epochs", 2) == 2
     captured = capsys.readouterr()
-    assert captured.err.startswith("fastopt: --resume run: the snapshot")
+    assert captured.err.startswith("fastopt: --resume run: run cannot be loaded: the snapshot")
 
 
 @pytest.mark.parametrize(

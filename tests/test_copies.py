@@ -169,7 +169,8 @@ WRONG = [
      "params['w'][0] is float64 (4, 3): wanted float64 (3, 4), as it was"),
     ("another type", lambda p: {**p, "b": np.array(1, "f")}, ValueError,
      "params['b'] is float32 (): wanted float64 (), as it was"),
-    ("no array", lambda p: {**p, "b": 1.0}, TypeError, "params['b'] is float: a parameter must be a NumPy array"),
+    ("no array", lambda p: {**p, "b": 1.0}, TypeError,
+     "params['b'] is float: a parameter must be a NumPy array, for one number np.array(0.0)"),
     ("one twice", lambda p: {**p, "w": [p["w"][0], p["w"][0].T]}, ValueError,
      "params['w'][1] overlaps the memory of params['w'][0]: each parameter must have memory of its own"),
 ]  # fmt: skip

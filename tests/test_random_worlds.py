@@ -92,9 +92,11 @@ class Dice:
 
     def trees(self):
         """One tree, or groups of them."""
-        if self.chance(0.5):
-            return [{"params": self.tree()} for _ in range(self.rng.integers(1, 4))]
-        return self.tree()
+        grouped = self.chance(0.5)
+        while True:
+            drawn = [{"params": self.tree()} for _ in range(self.rng.integers(1, 4))] if grouped else self.tree()
+            if leaves(drawn):
+                return drawn
 
     def laid_out(self, values, guarded, writable):
         """The same values in some layout, and a check that nothing beside them was written."""
@@ -168,9 +170,9 @@ class Dice:
                 "eps": 10 ** self.number(-8, 0),
                 "amsgrad": self.chance(0.3),
             }
-        elif "momentum" in cls.checks:
+        elif "momentum" in cls.hyper_parameters:
             found["momentum"] = self.number(0, 1)
-        return found
+        return {name: value for name, value in found.items() if cls.hyper_parameters[name].init}
 
 
 def a_world(seed, name, guarded, steps=4):
@@ -182,6 +184,7 @@ def a_world(seed, name, guarded, steps=4):
         "nonfinite": dice.one_of("propagate", "skip", "raise"),
         "clip_norm": dice.one_of(None, None, dice.number(0.1, 10)),
         "zero_grads": dice.chance(0.4),
+        "decay_mask": dice.one_of(None, lambda path, array: array.ndim > 1, lambda path, array: "0" in path),
     }
     drawn = dice.trees()
     places = iter(guarded.each(leaves(drawn)))
@@ -263,7 +266,7 @@ def test_the_dice_come_by_all_that_there_is():
     for name in OPTIMIZERS:
         for seed in range(SEEDS):
             dice = Dice(seed, name)
-            for _ in range(5):
+            for _ in range(6):
                 dice.one_of(1, 2)
             drawn = dice.trees()
             arrays = leaves(drawn)

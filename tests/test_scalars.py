@@ -44,7 +44,7 @@ def coefficients(opt, grads):
     update = opt._update_by_reference
     opt._update_by_reference = lambda: (
         found.extend(
-            opt._plan.coefficients(i)[2] if opt._plan.gradient(i) is not None else None for i in range(len(grads))
+            opt._plan.coefficients(i)[3] if opt._plan.gradient(i) is not None else None for i in range(len(grads))
         ),
         update(),
     )

@@ -14,7 +14,7 @@ from optimizers_table import RECORDS, stepped
 from test_errors import everything, says
 
 from fastopt import SGD, Adam, AdamW
-from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup, takes_arrays
+from fastopt.schedules import Constant, CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup, takes_arrays
 
 ALL = [
     StepDecay(lr=0.5, every=3, factor=0.25),
@@ -100,9 +100,14 @@ def test_wrong_fields_are_refused(make, error, message):
         make()
 
 
-def test_a_warmup_to_what_is_no_schedule_is_refused():
-    with pytest.raises(TypeError, match="after"):
-        Warmup(5, 0.1)
+def test_a_warmup_to_a_number_stays_there_and_to_what_is_no_rate_is_refused():
+    lr = Warmup(4, 0.25)
+    assert [lr(t) for t in range(6)] == [0.0, 0.0625, 0.125, 0.1875, 0.25, 0.25]
+    assert lr == Warmup(4, Constant(0.25))
+    assert [lr(np.arange(3))[2], Constant(0.25)(10**9)] == [0.125, 0.25]
+    for wrong, error in ((-0.1, ValueError), (np.nan, ValueError), ("0.1", TypeError), (None, TypeError)):
+        with pytest.raises(error, match=r"^after is"):
+            Warmup(5, wrong)
 
 
 def test_a_numpy_integer_is_a_number_of_steps():
@@ -195,7 +200,7 @@ class InCall(StepDecay):
         return 0.5 if t == 1 else super().__call__(t)
 
 
-class Constant(ExponentialDecay):
+class AlwaysOne(ExponentialDecay):
     """One number, also for many steps."""
 
     def _rate(self, t):
@@ -218,7 +223,7 @@ class Unchanged(CosineDecay):
     [
         WithHardStop(1.0, total=4),
         InCall(1.0, every=2),
-        Constant(1.0, 0.5),
+        AlwaysOne(1.0, 0.5),
         InPart(4, CosineDecay(1.0, total=8)),
         Unchanged(1.0, total=8),
     ],

@@ -89,9 +89,9 @@ def option(name: str) -> str:
 
 
 def hyper_parameters(name: str) -> dict[str, Any]:
-    """The keywords of an optimizer besides lr with their defaults, from its signature."""
-    parameters = inspect.signature(OPTIMIZERS[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    """The hyper-parameters of an optimizer besides lr, with their defaults."""
+    declared = OPTIMIZERS[name].hyper_parameters
+    return {key: one.default for key, one in declared.items() if one.init and key != "lr"}
 
 
 def optimizer_names(given: Iterable[str]) -> list[str]:

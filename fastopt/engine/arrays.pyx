@@ -33,7 +33,8 @@ cdef int real_of(cnp.ndarray a) noexcept:
 cdef int check_parameter(object x, str name) except -1:
     """Raise unless x can be updated in place; return its type's place in tables."""
     if not isinstance(x, np.ndarray):
-        raise TypeError(f"{name} is {described(x)}: a parameter must be a NumPy array")
+        number = ", for one number np.array(0.0)" if isinstance(x, (float, int, np.generic)) else ""
+        raise TypeError(f"{name} is {described(x)}: a parameter must be a NumPy array{number}")
     if isinstance(x, np.ma.MaskedArray):
         raise TypeError(f"{name} is a masked array: its mask would be ignored; pass its data")
     cdef cnp.ndarray a = x

@@ -17,6 +17,7 @@ cdef struct Leaf:
     Py_ssize_t first         # chunks of active leaves before this one
     int itemsize
     int real
+    int kernel               # which of its group's: by type, and whether it decays
     int group
     int coef
     int arrays               # that its update reads or writes: 2 and its state
@@ -34,7 +35,7 @@ cdef struct Layout:
 
 cdef struct Binding:
     # A group's rule.
-    fo_kernel *kernel[FO_REALS]
+    fo_kernel *kernel[2 * FO_REALS]  # by type; then those without decay, of leaves that are left out of it
     int n_state
     int slot[FO_MAX_STATE]   # which of the plan's slots each state array of the rule is
 

@@ -102,7 +102,7 @@ cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t c
     x.g = g
     for k in range(b.n_state):
         x.s[k] = f.s[b.slot[k]] + start * f.itemsize
-    b.kernel[f.real](&x, &w.coefs[f.coef])
+    b.kernel[f.kernel](&x, &w.coefs[f.coef])
 
 
 cdef void update_part(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t end) noexcept nogil:

@@ -37,7 +37,7 @@ cdef class Leaves:
     cdef list references            # weak ones to the parameters: NumPy resizes no array that has one
     cdef list mapped                # leaves whose parameters lie in memory maps
     cdef bint single, flat          # the tree is one array, or a flat list
-    cdef bint zero_gradients
+    cdef bint zero_gradients        # once they are used
     cdef bint stale                 # Python ran since parameters and gradients were looked at
     cdef Layout all                 # the leaves of all groups
     cdef Leaf *leaves               # [leaves + 1]: all.leaves
@@ -50,6 +50,7 @@ cdef class Leaves:
     cdef Py_ssize_t *first_leaf     # [groups + 1]
     cdef bint complete              # all leaves are active and laid out
 
+    cdef void require(self, bint zero_gradients) noexcept
     cdef list own_memory(self)
     cdef int check_overlaps(self) except -1
     cdef int take(self, object grads) except -1

@@ -107,16 +107,14 @@ cdef class Leaves:
     ----------
     tree : Tree
         The parameters, their names and groups; the arrays are checked here.
-    zero_gradients : bool
-        Whether a step zeroes the gradients.
     """
 
-    def __cinit__(self, object tree, bint zero_gradients, *_):
+    def __cinit__(self, object tree, *_):
         cdef Py_ssize_t i, n_axes = 0
         cdef Leaf *f
         cdef Watch *h
         cdef cnp.ndarray a
-        self.tree, self.zero_gradients = tree, zero_gradients
+        self.tree = tree
         self.single, self.flat = tree.single, tree.flat
         self.structure = tree.structure[1]
         self.arrays, self.names, self.gradient_names = tree.leaves, tree.names, tree.gradient_names
@@ -138,7 +136,7 @@ cdef class Leaves:
             f = &self.leaves[i]
             h = &self.watches[i]
             a = self.arrays[i]
-            f.real = real_of(a)
+            f.real = f.kernel = real_of(a)
             f.p = <char *>cnp.PyArray_DATA(a)
             f.n = cnp.PyArray_SIZE(a)
             f.itemsize = cnp.PyArray_ITEMSIZE(a)
@@ -155,8 +153,6 @@ cdef class Leaves:
             h.needed = cnp.NPY_ARRAY_ALIGNED | cnp.NPY_ARRAY_WRITEABLE | (cnp.PyArray_FLAGS(a) & CONTIGUOUS)
             h.wanted = cnp.NPY_ARRAY_ALIGNED | (
                 cnp.NPY_ARRAY_F_CONTIGUOUS if f.reversed else cnp.NPY_ARRAY_C_CONTIGUOUS)
-            if zero_gradients:
-                h.wanted |= cnp.NPY_ARRAY_WRITEABLE
             self.first_leaf[f.group + 1] += 1
         for i in range(self.n_groups):
             self.first_leaf[i + 1] += self.first_leaf[i]
@@ -174,6 +170,16 @@ cdef class Leaves:
         PyMem_Free(self.shapes)
         PyMem_Free(self.first_leaf)
         PyMem_Free(self.extents)
+
+    cdef void require(self, bint zero_gradients) noexcept:
+        """Have gradients zeroed by each step, or not; those that are to be must be writable."""
+        cdef Py_ssize_t i
+        self.zero_gradients = zero_gradients
+        for i in range(self.n_leaves):
+            self.watches[i].wanted &= ~cnp.NPY_ARRAY_WRITEABLE
+            if zero_gradients:
+                self.watches[i].wanted |= cnp.NPY_ARRAY_WRITEABLE
+        self.complete = False
 
     cdef list own_memory(self):
         """(array, leaf, slot) of all that is the optimizer's own; here the parameters, slot -1."""

@@ -19,7 +19,7 @@ from .chunks cimport (
     CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Leaf, Sweep, chunks_of,
     in_order)
 from .coefficients cimport place_of
-from .kernels cimport FO_REALS, fo_rule, names_of, variant
+from .kernels cimport FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
 from .leaves cimport Watch
 from .lock cimport enter_gate, generation, leave_gate
 from .sweep cimport BREAK_EVEN
@@ -59,19 +59,17 @@ cdef class Plan(State):
 
     Parameters
     ----------
-    tree, zero_gradients, slots
+    tree, slots
         As for `State`.
     lock : Lock
         Held during each step.
-    screened : bool
-        Whether a step must ask its owner about the gradients before it writes.
     looks_ahead : bool
         Whether each step needs a `LookAhead` before it.
     """
 
-    def __cinit__(self, object tree, bint zero_gradients, tuple slots, Lock lock, bint screened, bint looks_ahead):
+    def __cinit__(self, object tree, tuple slots, Lock lock, bint looks_ahead):
         self.variant = variant
-        self.lock, self.screened = lock, screened
+        self.lock = lock
         self.looks_ahead = self.unlooked = looks_ahead
         self.generation = generation
         self.remedy = ""
@@ -85,6 +83,24 @@ cdef class Plan(State):
         PyMem_Free(self.bindings)
         PyMem_Free(self.rates)
         PyMem_Free(self.coefs)
+
+    def configure(self, bint zero_gradients, bint screened, list decays):
+        """Set what options say.
+
+        Parameters
+        ----------
+        zero_gradients : bool
+            Whether a step zeroes the gradients.
+        screened : bool
+            Whether a step must ask its owner about the gradients before it writes.
+        decays : list of bool
+            Of each leaf, whether its group's weight decay is for it too.
+        """
+        cdef Py_ssize_t i
+        self.require(zero_gradients)
+        self.screened = screened
+        for i in range(self.n_leaves):
+            self.leaves[i].kernel = self.leaves[i].real + (0 if decays[i] else FO_REALS)
 
     @property
     def back_to_back(self):
@@ -305,7 +321,7 @@ cdef class Plan(State):
                 rule += 1
             if rule.name == NULL:
                 raise KeyError(f"there is no rule {name!r}")
-            b.kernel[real] = rule.step[kind]
+            b.kernel[real], b.kernel[FO_REALS + real] = rule.step[kind], rule.step[FO_NO_DECAY]
             state = names_of(rule.state)
             b.n_state = len(state)
             for i, letter in enumerate(state):
@@ -442,14 +458,15 @@ cdef class Plan(State):
         return &self.coefs[self.n_coefs - 1]
 
     def coefficients(self, Py_ssize_t leaf):
-        """Return a leaf's gradient factor, decay and scalars by name in this step."""
+        """Return a leaf's kind of decay, gradient factor, decay and scalars by name in this step."""
         self.check_within()
         cdef fo_coef *c = &self.coefs[self.leaves[leaf].coef]
         cdef Terms own = self.terms[self.leaves[leaf].group]
         scalars = {}
         for i, name in enumerate(own.names):
             scalars[name] = c.c[i]
-        return c.scale, c.decay, scalars
+        kind = own.kind if self.leaves[leaf].kernel < FO_REALS else "none"
+        return kind, c.scale, c.decay, scalars
 
     # -- sums over gradients --
 

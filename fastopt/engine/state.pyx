@@ -42,13 +42,11 @@ cdef class State(Leaves):
     Parameters
     ----------
     tree : Tree
-    zero_gradients : bool
-        As for `Leaves`.
     slots : tuple of str
         Names of the state arrays a parameter may have, as rules call them.
     """
 
-    def __cinit__(self, object tree, bint zero_gradients, tuple slots, *_):
+    def __cinit__(self, object tree, tuple slots, *_):
         if len(slots) > FO_MAX_STATE:
             raise ValueError(f"slots has {len(slots)} names: wanted at most {FO_MAX_STATE}")
         self.slots = slots

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import hyper
 from ..engine.numbers import one_minus_power
-from ..optimizer import Array, Hyper, Optimizer, Options, Scalars, Steps
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ..optimizer import Array, Hyper, Optimizer, Scalars, Steps, Values
 
 __all__ = ["Adam", "AdamW"]
 
@@ -46,8 +43,8 @@ class Adam(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead: `AdamW`.
     maximize : bool
         Whether to ascend.
-    **options
-        ``nonfinite``, ``zero_grads``, ``clip_norm``: see `Optimizer`.
+    nonfinite, zero_grads, clip_norm, decay_mask
+        Options of all optimizers, see `Optimizer`.
 
     Raises
     ------
@@ -71,43 +68,17 @@ class Adam(Optimizer):
     """
 
     slots: ClassVar[Mapping[str, str]] = {"m": "exp_avg", "v": "exp_avg_sq", "x": "max_exp_avg_sq"}
-    checks: ClassVar[Mapping[str, hyper.Check]] = {
-        "betas": hyper.betas,
-        "eps": hyper.nonnegative,
-        "amsgrad": hyper.flag,
-    }
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Any = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        amsgrad: bool = False,
-        weight_decay: float = 0.0,
-        decoupled: bool = False,
-        maximize: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "betas": betas,
-            "eps": eps,
-            "amsgrad": amsgrad,
-            "weight_decay": weight_decay,
-            "decoupled": decoupled,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, **options)
+    betas: Hyper[tuple[float, float]] = Hyper(hyper.betas, default=(0.9, 0.999))
+    eps: Hyper[float] = Hyper(hyper.nonnegative, default=1e-8)
+    amsgrad: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
-    def rule(cls, h: Hyper) -> str:
+    def rule(cls, h: Values) -> str:
         """AMSGrad has one array more."""
         return "amsgrad" if h["amsgrad"] else "adam"
 
     @classmethod
-    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
+    def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
         """Fold the bias corrections: both sides of the fraction are multiplied by the root of v's."""
         beta1, beta2 = h["betas"]
         root = np.sqrt(one_minus_power(beta2, t))
@@ -139,7 +110,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad, maximize, **options
+    params, lr, betas, eps, amsgrad, maximize, nonfinite, zero_grads, clip_norm, decay_mask
         As for `Adam`.
     weight_decay : float
         :math:`\lambda \geq 0`.
@@ -166,26 +137,5 @@ class AdamW(Adam):
     array([0.95])
     """
 
-    def __init__(
-        self,
-        params: Any,
-        lr: Any = 1e-3,
-        *,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        amsgrad: bool = False,
-        weight_decay: float = 1e-2,
-        maximize: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        super().__init__(
-            params,
-            lr,
-            betas=betas,
-            eps=eps,
-            amsgrad=amsgrad,
-            weight_decay=weight_decay,
-            decoupled=True,
-            maximize=maximize,
-            **options,
-        )
+    weight_decay: Hyper[float] = Hyper(hyper.nonnegative, default=1e-2)
+    decoupled: Hyper[bool] = Hyper(hyper.flag, default=True, init=False)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from .. import hyper
-from ..optimizer import Array, Hyper, Optimizer, Options, Scalars, Steps
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
 
 __all__ = ["RMSprop"]
 
@@ -49,8 +46,8 @@ class RMSprop(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    **options
-        ``nonfinite``, ``zero_grads``, ``clip_norm``: see `Optimizer`.
+    nonfinite, zero_grads, clip_norm, decay_mask
+        Options of all optimizers, see `Optimizer`.
 
     Raises
     ------
@@ -74,49 +71,20 @@ class RMSprop(Optimizer):
     """
 
     slots: ClassVar[Mapping[str, str]] = {"v": "square_avg", "a": "grad_avg", "m": "momentum_buffer"}
-    checks: ClassVar[Mapping[str, hyper.Check]] = {
-        "alpha": hyper.fraction,
-        "eps": hyper.nonnegative,
-        "centered": hyper.flag,
-        "momentum": hyper.proportion,
-        "eps_inside_sqrt": hyper.flag,
-    }
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Any = 1e-2,
-        *,
-        alpha: float = 0.99,
-        eps: float = 1e-8,
-        centered: bool = False,
-        momentum: float = 0.0,
-        eps_inside_sqrt: bool = False,
-        weight_decay: float = 0.0,
-        decoupled: bool = False,
-        maximize: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "alpha": alpha,
-            "eps": eps,
-            "centered": centered,
-            "momentum": momentum,
-            "eps_inside_sqrt": eps_inside_sqrt,
-            "weight_decay": weight_decay,
-            "decoupled": decoupled,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, **options)
+    lr: Hyper[Rate] = Hyper(hyper.learning_rate, default=1e-2, kw_only=False)
+    alpha: Hyper[float] = Hyper(hyper.fraction, default=0.99)
+    eps: Hyper[float] = Hyper(hyper.nonnegative, default=1e-8)
+    centered: Hyper[bool] = Hyper(hyper.flag, default=False)
+    momentum: Hyper[float] = Hyper(hyper.proportion, default=0.0)
+    eps_inside_sqrt: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
-    def rule(cls, h: Hyper) -> str:
+    def rule(cls, h: Values) -> str:
         """Name the loop that has just the state these options need."""
         return f"rmsprop{'_centered' if h['centered'] else ''}{'_momentum' if h['momentum'] else ''}"
 
     @classmethod
-    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
+    def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
         """Epsilon stands inside the root or outside, and 0 in the other place."""
         inside, outside = (h["eps"], 0.0) if h["eps_inside_sqrt"] else (0.0, h["eps"])
         gamma = h["alpha"]

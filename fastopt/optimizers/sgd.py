@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from .. import hyper
 from ..engine.lookahead import LookAhead
-from ..optimizer import Array, Hyper, Optimizer, Options, Scalars, Steps
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from ..optimizer import Array, Hyper, Optimizer, Scalars, Steps, Values
 
 __all__ = ["SGD", "NAG"]  # noqa: RUF022 - by increasing complexity
 
@@ -49,8 +46,8 @@ class SGD(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead (SGDW).
     maximize : bool
         Whether to ascend.
-    **options
-        ``nonfinite``, ``zero_grads``, ``clip_norm``: see `Optimizer`.
+    nonfinite, zero_grads, clip_norm, decay_mask
+        Options of all optimizers, see `Optimizer`.
 
     Raises
     ------
@@ -74,41 +71,13 @@ class SGD(Optimizer):
     """
 
     slots: ClassVar[Mapping[str, str]] = {"m": "momentum_buffer"}
-    checks: ClassVar[Mapping[str, hyper.Check]] = {
-        "momentum": hyper.proportion,
-        "dampening": hyper.proportion,
-        "nesterov": hyper.flag,
-        "lr_in_momentum": hyper.flag,
-    }
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Any = 1e-3,
-        *,
-        momentum: float = 0.0,
-        dampening: float = 0.0,
-        nesterov: bool = False,
-        lr_in_momentum: bool = False,
-        weight_decay: float = 0.0,
-        decoupled: bool = False,
-        maximize: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "dampening": dampening,
-            "nesterov": nesterov,
-            "lr_in_momentum": lr_in_momentum,
-            "weight_decay": weight_decay,
-            "decoupled": decoupled,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, **options)
+    momentum: Hyper[float] = Hyper(hyper.proportion, default=0.0)
+    dampening: Hyper[float] = Hyper(hyper.proportion, default=0.0)
+    nesterov: Hyper[bool] = Hyper(hyper.flag, default=False)
+    lr_in_momentum: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
-    def check_together(cls, h: Hyper) -> None:
+    def check_together(cls, h: Values) -> None:
         """Nesterov's momentum is momentum, undamped."""
         if h["nesterov"] and (h["momentum"] == 0 or h["dampening"] != 0):
             raise ValueError(
@@ -117,12 +86,12 @@ class SGD(Optimizer):
             )
 
     @classmethod
-    def rule(cls, h: Hyper) -> str:
+    def rule(cls, h: Values) -> str:
         """Momentum 0 needs no state."""
         return "nesterov" if h["nesterov"] else "momentum" if h["momentum"] else "sgd"
 
     @classmethod
-    def scalars(cls, h: Hyper, t: Steps, fresh: bool = False) -> tuple[Scalars, Scalars]:
+    def scalars(cls, h: Values, t: Steps, fresh: bool = False) -> tuple[Scalars, Scalars]:
         """While m is new it is 0, and the gradient that fills it is not damped."""
         if not h["momentum"]:
             return {"alpha": 1.0}, {}
@@ -167,8 +136,8 @@ class NAG(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    **options
-        ``nonfinite``, ``zero_grads``, ``clip_norm``: see `Optimizer`.
+    nonfinite, zero_grads, clip_norm, decay_mask
+        Options of all optimizers, see `Optimizer`.
 
     Raises
     ------
@@ -195,30 +164,10 @@ class NAG(Optimizer):
 
     looks_ahead = True
     slots: ClassVar[Mapping[str, str]] = {"m": "momentum_buffer", "saved": "lookahead_saved"}
-    checks: ClassVar[Mapping[str, hyper.Check]] = {"momentum": hyper.proportion}
-
-    def __init__(
-        self,
-        params: Any,
-        lr: Any = 1e-3,
-        *,
-        momentum: float = 0.9,
-        weight_decay: float = 0.0,
-        decoupled: bool = False,
-        maximize: bool = False,
-        **options: Unpack[Options],
-    ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "weight_decay": weight_decay,
-            "decoupled": decoupled,
-            "maximize": maximize,
-        }
-        super().__init__(params, defaults, **options)
+    momentum: Hyper[float] = Hyper(hyper.proportion, default=0.9)
 
     @classmethod
-    def rule(cls, h: Hyper) -> str:
+    def rule(cls, h: Values) -> str:
         """The update is momentum's: what differs is where the gradient was taken."""
         return "momentum"
 
@@ -227,7 +176,7 @@ class NAG(Optimizer):
         return (*super()._slots_of(rule), "saved")
 
     @classmethod
-    def scalars(cls, h: Hyper, t: Steps) -> tuple[Scalars, Scalars]:
+    def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
         """The learning rate stands with the gradient."""
         return {"tau": 1.0}, {"eta": h["momentum"], "alpha": 1.0}
 
