@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
 from rich.console import Console
@@ -226,28 +226,37 @@ def _drawing() -> Callable[..., bytes]:
     return draw
 
 
-class _Bar(Console):
-    """A console for progress on stderr, whose closed pipe ends the bar and not the training."""
+class _Lossy:
+    """Standard error for a bar: what it does not take, because its reader is gone, is no reason to end a training."""
 
     def __init__(self) -> None:
-        super().__init__(stderr=True)
+        self._stream = sys.stderr
 
-    def on_broken_pipe(self) -> None:
-        self.quiet = True
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def _train(runs: list[Run], stop_after: int | None, save: Path | None) -> tuple[list[Result], list[str]]:
     """Train each, with a bar on a terminal; the results, and what became of those that diverged."""
-    console = _Bar()
-    results, diverged = [], []
+    console = Console(file=cast(TextIO, _Lossy()))
     columns = (TextColumn("{task.description:10}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
     # Drawn between updates by this thread: a drawing thread would take the interpreter from the steps being timed.
-    bar = Progress(*columns, console=console, transient=True, auto_refresh=False, disable=not console.is_terminal)
-    with bar:
+    bar = Progress(*columns, console=console, transient=True, auto_refresh=False)
+    results, diverged = [], []
+    with bar if console.is_terminal else contextlib.nullcontext():
         for run in runs:
             task = bar.add_task(run.name, total=run.length(stop_after))
+            show = functools.partial(_show, bar, task) if console.is_terminal else lambda done: None
             try:
-                results.append(run.train(stop_after, save, functools.partial(_show, bar, task)))
+                results.append(run.train(stop_after, save, show))
             except DivergedError as error:
                 diverged.append(str(error))
     return results, diverged

@@ -15,6 +15,7 @@ from .errors import InputError
 Array = npt.NDArray[Any]
 
 LINE_SLOPE, LINE_INTERCEPT, LINE_NOISE, LINE_START = 2.0, -1.0, 0.3, 0.5
+EPS = 2.0**-52  # the relative rounding of float64
 ROUNDINGS = 8  # a column whose training rows differ by no more than so many roundings is constant
 
 
@@ -29,8 +30,8 @@ class Data:
     standardize: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that suit this table
     lr: Mapping[str, float] = field(default_factory=dict)  # the default lr, by optimizer and for all "others"
-    rounding: Array | float = 2.0**-52  # relative, of each feature, and of the target
-    target_rounding: float = 2.0**-52
+    rounding: Array | float = EPS  # relative, of each feature, and of the target
+    target_rounding: float = EPS
     numeric: bool = False  # whether a target with classes could be fitted as well
 
     def fingerprint(self) -> str:
@@ -80,12 +81,15 @@ def _standardized(name: str, values: Array, sample: Array, rounding: Array | flo
     """Values less the sample's mean, in its deviations; a column that is constant but for rounding has deviation 0."""
     with np.errstate(all="ignore"):
         mean, deviation = sample.mean(axis=0), sample.std(axis=0)
-        constant = np.ptp(sample, axis=0) <= ROUNDINGS * rounding * np.abs(sample).max(axis=0)
+        noise = ROUNDINGS * rounding * np.abs(sample).max(axis=0)
+        constant = np.ptp(sample, axis=0) <= noise
         if not np.isfinite(deviation**2).all():
             raise InputError(f"{name}: numbers too large to square")
         if not ((deviation**2 >= np.finfo(np.float64).tiny) | constant).all():
             raise InputError(f"{name}: numbers too small to square")
-        return (values - mean) / np.where(constant, 1, deviation), np.where(constant, 0, deviation)
+        centred = values - mean
+        centred[constant & (np.abs(centred) <= noise)] = 0  # or Adam would take noise for a slope
+        return centred / np.where(constant, 1, deviation), np.where(constant, 0, deviation)
 
 
 def line(seed: int) -> Data:

@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from .data import EMBEDDED, FILE_LR, Array, Data
+from .data import EMBEDDED, EPS, FILE_LR, Array, Data
 from .errors import InputError
 
 MOST_CLASSES = 20  # whole numbers with more distinct values than this are measured quantities, not classes
 MOSTLY = 0.9  # a target of which so much is numbers, dates or amounts is one of these
 MOST_NAMES = 20  # of columns, in a message
-EPS = np.finfo(np.float64).eps
 
 MISSING = {"", "na", "n/a", "nan", "null", "none"}  # cells without a number, in lower case
 DECORATION = str.maketrans("−", "-", "$€£¥%, '_\u00a0\u202f")  # noqa: RUF001  # what numbers are found written with
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 DATE = re.compile(
     r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2}))([T ].*)?|\d{1,2}:\d{2}(:\d{2}.*)?"
 )
@@ -35,7 +35,7 @@ class Columns:
     labels: Sequence[str]
     rounding: Array
     target: Array  # numbers, or text in an array of objects
-    target_rounding: float = float(EPS)
+    target_rounding: float = EPS
 
 
 def load(name: str, target: str | None, task: str | None, seed: int) -> Data:
@@ -49,9 +49,9 @@ def load(name: str, target: str | None, task: str | None, seed: int) -> Data:
     readers = {".csv": _csv, ".npz": _npz}
     if path.suffix.lower() not in readers:
         raise InputError(f"no data {name!r}: {', '.join(EMBEDDED)}, or a file .csv or .npz")
-    if not path.is_file():
-        raise InputError(f"{name}: no such file")
     try:
+        if not path.is_file():
+            raise InputError(f"{name}: no such file")
         columns = readers[path.suffix.lower()](path, target)
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}") from None
@@ -98,7 +98,9 @@ def _csv(path: Path, target: str | None) -> Columns:
             table = pd.read_csv(path, header=0, names=labels, **options)
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
+    except pd.errors.ParserWarning:
+        raise InputError(f"{path}: not a CSV table: its rows have more cells than its header") from None
+    except (pd.errors.ParserError, ValueError) as error:
         raise InputError(f"{path}: not a CSV table: {error}") from None
     labels.remove(str(target))
     features = np.empty((len(table), len(labels)))
@@ -125,13 +127,19 @@ def _numbers(cells: Any) -> Array:
     """Text as numbers, NaN where it is none; whole numbers stay exact if all are."""
     import pandas as pd
 
-    return np.asarray(pd.to_numeric(pd.Series(cells, dtype=object), errors="coerce"))
+    cells = pd.Series(cells, dtype=object)
+    numbers = np.array(pd.to_numeric(cells, errors="coerce"))
+    for row in np.flatnonzero(np.isnan(numbers)):
+        if NUMBER.fullmatch(cell := cells.iloc[row].strip()):  # one that pandas finds too long, or too large
+            numbers[row] = float(cell)
+    return numbers
 
 
 def _npz(path: Path, target: str | None) -> Columns:
     try:
         # Opened here, since np.load leaves what is no archive open.
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        with warnings.catch_warnings(), path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            warnings.simplefilter("ignore")  # of arrays written by Python 2
             names = list(file.files)
             arrays = {name: np.asarray(file[name]) for name in names}
     except (OSError, MemoryError):
@@ -159,18 +167,18 @@ def _npz(path: Path, target: str | None) -> Columns:
 
 def _rounding(array: Array) -> float:
     """The relative rounding of an array's type, as far as float64 keeps it."""
-    return max(float(np.finfo(array.dtype).eps), float(EPS)) if array.dtype.kind == "f" else float(EPS)
+    return max(float(np.finfo(array.dtype).eps), EPS) if array.dtype.kind == "f" else EPS
 
 
 def _plain(column: Array) -> tuple[Array, float]:
     """A target of NPZ as one of a CSV file would be, and its rounding."""
     if column.dtype.kind in "ui":
-        return column, float(EPS)
+        return column, EPS
     if column.dtype.kind == "f":
         with np.errstate(over="ignore"):
             return column.astype(np.float64), _rounding(column)
     cells = (cell.decode(errors="replace") if isinstance(cell, bytes) else str(cell) for cell in column.tolist())
-    return np.array([cell.strip() for cell in cells], dtype=object), float(EPS)
+    return np.array([cell.strip() for cell in cells], dtype=object), EPS
 
 
 def _require_target(path: Path, target: str | None, labels: list[str]) -> None:

@@ -45,13 +45,14 @@ def check(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None])
 def _check(flag: str, path: Path) -> None:
     if flag == "--plot" and path.suffix.lower() not in PICTURES:
         raise InputError(f"{flag} {path}: pictures are {', '.join(PICTURES)}")
-    real = Path(os.path.realpath(path))
-    if path.is_symlink() and not real.parent.is_dir():
-        raise InputError(f"{flag} {path}: a link to {real}, where there is no folder")
-    real.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(os.path.realpath(path)).parent
+    if not path.is_symlink():
+        path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        mode = real.stat().st_mode
+        mode = path.stat().st_mode
     except FileNotFoundError:
+        if not folder.is_dir():
+            raise InputError(f"{flag} {path}: a link into {folder}, which is no folder") from None
         mode = None
     if mode is not None and not stat.S_ISREG(mode):
         # Pipes and terminals are for what is written in one go; a saved run replaces a file.
@@ -61,10 +62,10 @@ def _check(flag: str, path: Path) -> None:
             raise ValueError("no regular file")
         return
     if mode is not None:
-        with real.open("r+b"):
+        with path.open("r+b"):
             pass
     if mode is None or flag == "--save":
-        with tempfile.TemporaryFile(dir=real.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
 
 
