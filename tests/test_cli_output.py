@@ -178,11 +178,12 @@ def test_a_full_disk_under_the_table_is_said(args, stdout, capsys):
     assert all(Path(name).exists() for name in ("o.json", "o.svg", "run")) == (args[-1] == "run")
 
 
-def test_a_closed_standard_output_is_said(stdout, capsys):
+@pytest.mark.parametrize("args", [(*TRAIN, *FILES), ("train", "--help"), ("info",)], ids=" ".join)
+def test_a_closed_standard_output_is_said(args, stdout, capsys):
     stdout(None)
-    assert main([*TRAIN, *FILES]) == 2
+    assert main(args) == 2
     assert capsys.readouterr().err == "fastopt: standard output: Bad file descriptor\n"
-    assert Path("o.json").exists()
+    assert Path("o.json").exists() == ("o.json" in args)
 
 
 def test_an_error_that_cannot_be_said_is_a_status(monkeypatch):
@@ -221,6 +222,12 @@ def test_those_that_converge_are_shown_beside_one_that_diverged(capsys):
     document = json.loads(Path("o.json").read_text())
     assert [result["optimizer"] for result in document["results"]] == ["Adam"]
     assert document["diverged"] == [captured.err.removeprefix("fastopt: ").strip()]
+
+
+def test_a_divergence_is_said_to_who_closed_the_pipe(stdout, capsys):
+    with stdout(closed_pipe()):
+        assert main(["train", "--optimizer", "sgd", "--optimizer", "adam", "--lr", "3"]) == 1
+    assert capsys.readouterr().err.startswith("fastopt: SGD diverged")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -438,6 +445,13 @@ def test_another_optimizer_is_refused_whatever_comes_with_it(args, capsys):
     assert capsys.readouterr().err == f"fastopt: --optimizer {names}: the saved run has Adam\n"
 
 
+def test_what_a_saved_run_lacks_is_said(capsys):
+    assert main([*TRAIN, "--save", "run"]) == 0
+    capsys.readouterr()
+    assert main(["train", "--resume", "run", "--clip-norm", "1"]) == 2
+    assert capsys.readouterr().err == "fastopt: --clip-norm 1.0: the saved run has none\n"
+
+
 def test_a_pipe_is_no_saved_run(capsys):
     assert main(["train", "--resume", fifo("p")]) == 2
     assert capsys.readouterr().err == "fastopt: --resume p: no regular file\n"
@@ -456,6 +470,10 @@ BEYOND = {
     "widths": (
         ["--model", "mlp", "--hidden", "9,2000000000,2000000000"],
         "the mlp model has 4e+18 parameters, more than ",
+    ),
+    "text as width": (
+        ["--model", "mlp", "--hidden", "64,wide"],
+        "Invalid value for '--hidden': '64,wide' is not a list",
     ),
     "digits of a width": (["--hidden", DIGITS], "Invalid value for '--hidden': '777"),
     "digits of a batch": (["--batch-size", DIGITS], "--batch-size 777"),

@@ -50,6 +50,7 @@ def _run(argv: Sequence[str] | None) -> int:
     import click
 
     from .commands import command
+    from .outputs import opened
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files and columns have any letters
@@ -64,8 +65,7 @@ def _run(argv: Sequence[str] | None) -> int:
         raise InputError(error.format_message()) from None
     else:
         status = 0
-    if sys.stdout is not None:
-        sys.stdout.flush()
+    opened(sys.stdout).flush()
     return status
 
 
