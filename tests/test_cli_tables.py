@@ -103,8 +103,7 @@ def test_one_cell_that_is_no_number_is_named(cell, capsys):
     target = [f"{i / 8}" for i in range(ROWS)]
     target[23] = cell
     for data in csv(target), npz(np.array(target)):
-        message = f"the target 'y' holds numbers, but {cell!r} in row 24; --task classification takes each for a class"
-        assert refused(capsys, data) == message
+        assert refused(capsys, data) == f"the target 'y' holds numbers, but {cell!r} in row 24"
         message = f"the target 'y' holds text {cell!r}: regression needs numbers (row 24)"
         assert refused(capsys, data, "--task", "regression") == message
 
@@ -154,7 +153,12 @@ def test_text_that_names_no_classes_is_refused_but_for_who_insists(target, messa
     for data in csv(target), npz(np.array(target)):
         found = refused(capsys, data)
         assert found.startswith(f"the target 'y' {message}")
-        assert found.endswith("; --task classification takes each for a class")
+        repeats = len(set(target)) < len(target)
+        assert found.endswith("; --task classification takes each for a class") == repeats
+        if not repeats:
+            expected = f"the target 'y' has as many classes as rows, {ROWS}: classes must repeat"
+            assert refused(capsys, data, "--task", "classification") == expected
+            continue
         document = trained(data, "--task", "classification")
         assert document["data"]["classes"] == sorted(set(target))
         capsys.readouterr()
@@ -166,6 +170,12 @@ def test_arrays_that_are_neither_are_refused(kind, capsys):
     expected = f"the target 'y' holds {np.dtype(kind)}: wanted numbers, text or truth values"
     for task in ([], ["--task", "classification"], ["--task", "regression"]):
         assert refused(capsys, data, *task) == expected
+
+
+@pytest.mark.parametrize("kind", ["f4", "i8"])
+def test_a_number_for_each_row_is_no_class(kind, capsys):
+    expected = "the target 'y' has as many classes as rows, 15: classes must repeat"
+    assert refused(capsys, npz(np.arange(15, dtype=kind)), "--task", "classification") == expected
 
 
 def test_the_task_can_be_said():

@@ -215,6 +215,8 @@ def _with_target(name: str, columns: Columns, task: str | None, target: str) -> 
         classes = tuple(str(int(value) if numeric and value == np.round(value) else value) for value in values)
         if len(classes) == 1:
             raise InputError(f"{where} holds one class only, {_shown(classes[0])}")
+        if len(classes) == len(column):
+            raise InputError(f"{where} has as many classes as rows, {len(column)}: classes must repeat")
         suits["model"] = "logistic"
         column = indices
     else:
@@ -243,7 +245,7 @@ def _check_text(where: str, column: Array, other: Array, task: str | None) -> No
     """Refuse text that names no classes: numbers among which is something else, dates, amounts, a text for each row."""
     row = int(other.argmax())
     here = f"{_shown(column[row])} in row {row + 1}"
-    override = "; --task classification takes each for a class"
+    override = "; --task classification takes each for a class" if len(set(column)) < len(column) else ""
     if task == "regression":
         raise InputError(f"{where} holds text {_shown(column[row])}: regression needs numbers (row {row + 1})")
     if np.mean(~other) >= MOSTLY:
@@ -255,4 +257,4 @@ def _check_text(where: str, column: Array, other: Array, task: str | None) -> No
         raise InputError(f"{where} holds dates or times, such as {here}: wanted numbers or classes{override}")
     once = sum(count == 1 for count in Counter(column).values())
     if once >= len(column) / 2:
-        raise InputError(f"{where} is text that hardly repeats, such as {here}: these are no classes{override}")
+        raise InputError(f"{where} is text that hardly repeats, such as {here}: no classes{override}")
