@@ -264,6 +264,10 @@ UNREADABLE = {
     "400 digits": (b"a,y\n1,2\n" + b"7" * 400 + b",2\n", "1 row with a missing, NaN or infinite value"),
     "NA": (b"a,y\n1,2\nNA,2\n", "1 row with a missing, NaN or infinite value, first in column 'a', row 2"),
     "long rows": (b"a,y\n1,2,3\n1,2,3\n", "not a CSV table: its rows have more cells than its header"),
+    "text beside truth values": (
+        b"a,b,y\nTrue,1,2\nFalse,x,3\n",
+        "text 'x' in column 'b', row 2: features are numbers",
+    ),
     "a short row": (b"a,y,b\n1,2,3\n1,2\n", "1 row with a missing, NaN or infinite value, first in column 'b', row 2"),
     "numbers too small": (b"a,y\n1e-200,1.5\n3e-200,2.5\n2e-200,3.5\n", "numbers too small to square"),
 }

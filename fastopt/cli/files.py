@@ -19,7 +19,7 @@ MOST_CLASSES = 20  # whole numbers with more distinct values than this are measu
 MOSTLY = 0.9  # a target of which so much is numbers, dates or amounts is one of these
 MOST_NAMES = 20  # of columns, in a message
 
-MISSING = {"", "na", "n/a", "nan", "null", "none"}  # cells without a number, in lower case
+MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"]  # cells of features without a number
 DECORATION = str.maketrans("−", "-", "$€£¥%, '_\u00a0\u202f")  # noqa: RUF001  # what numbers are found written with
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 DATE = re.compile(
@@ -79,33 +79,37 @@ def _shown(value: str) -> str:
 def _csv(path: Path, target: str | None) -> Columns:
     import pandas as pd
 
-    # Every cell is read as text: what pandas makes of a column depends on all cells of it, and of "NA" nothing is left.
     options: dict[str, Any] = {
-        "dtype": str,
-        "keep_default_na": False,
         "encoding": "utf-8-sig",
         "skipinitialspace": True,
         "index_col": False,
         "low_memory": False,
+        "keep_default_na": False,
     }
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             # pandas would rename the second of two columns of one name.
-            head = pd.read_csv(path, header=None, nrows=1, **options).iloc[0]
+            head = pd.read_csv(path, header=None, nrows=1, dtype=str, **options).iloc[0]
             labels = [str(label).strip() or f"Unnamed: {at}" for at, label in enumerate(head)]
             _require_target(path, target, labels)
-            table = pd.read_csv(path, header=0, names=labels, **options)
+            options |= {"header": 0, "names": list(labels)}
+            # A target is kept as text: what pandas makes of it depends on all its cells, and of "NA" nothing is left.
+            labels.remove(str(target))
+            missing = dict.fromkeys(labels, MISSING)
+            table = pd.read_csv(path, dtype={target: str}, na_values=missing, **options)
+            if any(table[label].dtype.kind not in "biuf" for label in labels):
+                table = pd.read_csv(path, dtype=str, **options)  # four times as slow, but it knows what stands there
     except pd.errors.EmptyDataError:
         raise InputError(f"{path}: the file is empty") from None
     except pd.errors.ParserWarning:
         raise InputError(f"{path}: not a CSV table: its rows have more cells than its header") from None
     except (pd.errors.ParserError, ValueError) as error:
         raise InputError(f"{path}: not a CSV table: {error}") from None
-    labels.remove(str(target))
     features = np.empty((len(table), len(labels)))
     for at, label in enumerate(labels):
-        features[:, at] = _feature(path, label, table[label])
+        cells = table[label]
+        features[:, at] = cells if cells.dtype.kind in "biuf" else _feature(path, label, cells)
     column = np.array([cell.strip() for cell in table[target]], dtype=object)
     return Columns(features, labels, np.full(len(labels), EPS), column)
 
@@ -116,7 +120,7 @@ def _feature(path: Path, label: str, cells: Any) -> Array:
         return np.asarray(cells == "True", np.float64)
     numbers = _numbers(cells)
     for row in np.flatnonzero(np.isnan(numbers)):
-        if (cell := cells.iloc[row].strip()).lower() not in MISSING:
+        if (cell := cells.iloc[row].strip()) not in MISSING:
             raise InputError(
                 f"{path}: text {_shown(cell)} in column {_shown(label)}, row {row + 1}: features are numbers"
             )
