@@ -322,6 +322,15 @@ def test_an_array_of_python_2_is_read():
     assert trained(with_member("old.npy", content))["data"]["columns"] == 2
 
 
+def test_an_array_larger_than_memory_is_said(capsys):
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (%d,), }" % 10**15
+    data = with_member("big.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    assert main(["train", data, "--target", "y"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("fastopt: not enough memory: Unable to allocate")
+    assert err.count("\n") == 1
+
+
 @pytest.mark.parametrize("name", ["n" * 300 + ".csv", "n" * 300 + ".npz"], ids=["csv", "npz"])
 def test_a_name_too_long_is_no_file(name, capsys):
     assert main(["train", name, "--target", "y"]) == 2
