@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import tempfile
+import io
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import click
 from rich.console import Console
@@ -14,13 +18,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 import fastopt
 from fastopt.optimizers import OPTIMIZERS
 
-from . import report
+from . import outputs, report
 from . import settings as st
-from .data import Data, load, split
-from .errors import InputError
+from .data import EMBEDDED, Data, split
+from .errors import DivergedError, InputError
+from .files import load
 from .training import Result, Run, read
 
-PICTURES = (".png", ".pdf", ".svg")
+MOST = 2**31 - 1  # of rows, updates and widths: more is a slip of the keyboard
+COUNT = click.IntRange(1, MOST)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,18 +38,23 @@ def command() -> None:
 @command.command()
 def info() -> None:
     """Print what was compiled and what runs here."""
-    fastopt.show_config()
-    fastopt.show_runtime()
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        fastopt.show_config()
+        fastopt.show_runtime()
+    outputs.say(text.getvalue(), sys.stdout)
 
 
 def _widths(_: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """`64,32` as numbers."""
     if value is None:
         return None
-    parts = value.split(",")
-    if not all(part.strip().isdecimal() and int(part) for part in parts):
+    try:
+        widths = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        widths = (0,)
+    if not all(1 <= width <= MOST for width in widths):
         raise click.BadParameter(f"{value!r} is not a list of widths such as 64,32", param=param)
-    return tuple(int(part) for part in parts)
+    return widths
 
 
 def _hyper_option(key: str) -> click.Option:
@@ -66,26 +77,26 @@ HYPER = list(dict.fromkeys(key for name in OPTIMIZERS for key in st.hyper_parame
 @click.option("--target", help="Column (CSV) or array (NPZ) to predict.")
 @click.option("--task", type=click.Choice(["regression", "classification"]), help="What the target of a file is for.")
 @click.option("--model", type=click.Choice(st.MODELS), help="Model; default: what suits the data.")
-@click.option("--hidden", metavar="WIDTH,…", callback=_widths, help="Widths of the hidden layers of mlp; default 64.")
+@click.option("--hidden", metavar="WIDTH,...", callback=_widths, help="Widths of the hidden layers of mlp; default 64.")
 @click.option(
     "--optimizer", multiple=True, metavar="NAME|all", help=f"{', '.join(OPTIMIZERS)}; default Adam; may be repeated."
 )
 @click.option("--lr", type=float, help="Learning rate; default: what suits data and optimizer.")
-@click.option("--schedule", metavar="NAME[:KEY=NUMBER,…]", help=f"Course of lr: {', '.join(st.decays())}.")
-@click.option("--warmup", type=click.IntRange(min=0), help="Updates in which lr rises from 0.")
+@click.option("--schedule", metavar="NAME[:KEY=NUMBER,...]", help=f"Course of lr: {', '.join(st.decays())}.")
+@click.option("--warmup", type=click.IntRange(0, MOST), help="Updates in which lr rises from 0.")
 @click.option("--clip-norm", type=float, help="Scale gradients of a larger norm down to this.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="Most rows of an update; default: what suits the data.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Passes over the rows; default: what suits the data.")
+@click.option("--epochs", type=COUNT, help="Passes over the rows; default: what suits the data.")
 @click.option("--seed", type=click.IntRange(min=0), help="Of start, split and order of rows; default 0.")
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of rows and parameters; default float32.")
-@click.option("--test-fraction", type=click.FloatRange(0, 1), help="Part of the rows held out; default 0.2.")
+@click.option("--test-fraction", type=float, help="Part of the rows held out; default 0.2.")
 @click.option("--experiment", type=click.Choice(list(st.EXPERIMENTS)), help="A classic; other options override it.")
 @click.option("--compare/--no-compare", default=True, help="Also train by the plain NumPy update; default: do.")
-@click.option("--stop-after", type=click.IntRange(min=1), help="Stop early, after so many updates.")
-@click.option("--save", type=click.Path(path_type=Path), help="Save the run here, to be resumed.")
+@click.option("--stop-after", type=COUNT, help="Stop early, after so many updates.")
+@click.option("--save", type=click.Path(path_type=Path), help="Save the run here, to be resumed; - is standard output.")
 @click.option("--resume", type=click.Path(path_type=Path), help="Go on with a saved run.")
-@click.option("--plot", type=click.Path(path_type=Path), help=f"Draw the losses: {', '.join(PICTURES)}.")
-@click.option("--json", type=click.Path(path_type=Path), help="Write all numbers.")
+@click.option("--plot", type=click.Path(path_type=Path), help=f"Draw the losses: {', '.join(outputs.PICTURES)}.")
+@click.option("--json", type=click.Path(path_type=Path), help="Write all numbers; - is standard output.")
 def train(
     experiment: str | None,
     compare: bool,
@@ -104,32 +115,46 @@ def train(
     settings, data = _settle(given, experiment, resume)
     if save and len(settings.optimizer) > 1:
         raise InputError("--save: a saved run is of one optimizer; name it with --optimizer")
-    for flag, path in (("--plot", plot), ("--json", json), ("--save", save)):
-        if path is not None:
-            _check_output(flag, path)
+    table = None if settings.data in EMBEDDED else Path(settings.data)
+    outputs.check({"--plot": plot, "--json": json, "--save": save}, {"DATA": table, "--resume": resume})
     rows = split(data, settings.test_fraction, settings.seed, settings.dtype)
     if settings.batch_size > len(rows.y):
         raise InputError(f"--batch-size {settings.batch_size}: there are only {len(rows.y)} rows to train on")
     runs = [Run(name, settings, data, rows, twin=compare, resume=resume) for name in settings.optimizer]
-    if plot:
-        from .plots import draw  # here, since it takes half a second, and takes it before the training
-    results = _train(runs, stop_after, save)
+    draw = _drawing() if plot else None  # takes half a second, and takes it before the training
+    results, diverged = _train(runs, stop_after, save)
+    if not results:
+        raise DivergedError("; ".join(diverged))
     model = runs[0].trainers[0].model
-    console = Console()
-    table = report.table(results)
-    needed = console.measure(table, options=console.options.update(width=1000)).maximum
-    console.width = max(console.width, needed)  # rather wrapped by the terminal than cut
-    console.print(report.headline(settings, data, rows, model), highlight=False, soft_wrap=True)
-    console.print(table)
+    document = report.as_json(results, diverged, settings, data, rows, model)
+    # Whatever cannot be written, the rest is; files come first, since the table may have lost its reader.
+    problems = [run.unsaved for run in runs if run.unsaved]
+    written = [path for path in (save,) if path and path != outputs.STDOUT and not problems]
+    with outputs.noted(problems, "--json", json):
+        if json and json != outputs.STDOUT:
+            json.write_text(document, encoding="utf-8")
+            written.append(json)
+    with outputs.noted(problems, "--plot", plot):
+        if plot and draw:
+            title = report.describe(settings, data, rows)
+            plot.write_bytes(draw(results, title, rows, model.loss.name, plot.suffix[1:].lower()))
+            written.append(plot)
+    lines = report.headline(settings, data, rows, model, results[0].updates)
     try:
-        if json:
-            json.write_text(report.as_json(results, settings, data, rows, model), encoding="utf-8")
-        if plot:
-            draw(results, report.describe(settings, data, rows), rows, model.loss.name, plot)
+        if json == outputs.STDOUT:
+            outputs.say(document, sys.stdout)
+        stream = outputs.opened(sys.stderr if outputs.STDOUT in (json, save) else sys.stdout)
+        outputs.say(report.text(lines, results, stream), stream)
+        outputs.say("".join(f"wrote {path}\n" for path in written), stream)
+    except BrokenPipeError:
+        if not problems and not diverged:
+            raise
     except OSError as error:
-        raise InputError(str(error)) from None
-    for path in filter(None, (plot, json, save)):
-        console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+        problems.append(f"standard output: {error.strerror or error}")
+    if problems:
+        raise InputError("; ".join(problems))
+    if diverged:
+        raise DivergedError("; ".join(diverged))
 
 
 train.params += [_hyper_option(key) for key in HYPER]
@@ -140,18 +165,20 @@ def _settle(given: dict[str, Any], experiment: str | None, resume: Path | None) 
     if experiment and resume:
         raise InputError("--experiment and --resume: a saved run brings its own settings")
     saved = read(resume) if resume else {}
-    base = saved["settings"] if saved else st.EXPERIMENTS[experiment] if experiment else {}
+    base = _typed_again(saved["settings"], resume) if saved else st.EXPERIMENTS[experiment] if experiment else {}
     if "optimizer" in given:
         every = "all" in map(str.lower, given["optimizer"])
         given["optimizer"] = tuple(st.optimizer_names(given["optimizer"]))
     else:
         every = False
     names = given.get("optimizer", base.get("optimizer", ["Adam"]))
+    if saved and names != base["optimizer"]:  # before its options, which the saved run does not have
+        raise InputError(f"--optimizer {st.text(names)}: the saved run has {st.text(base['optimizer'])}")
     st.check_hyper_parameters([key for key in given if key not in st.FIELDS], names, every=every)
     if saved:
         before = st.hyper_parameters(names[0]) | base
         for key, value in given.items():
-            if key not in st.RESUMABLE and value != (was := st.typed(before[key])):
+            if key not in st.RESUMABLE and value != (was := before[key]):
                 raise InputError(f"{st.option(key)} {st.text(value)}: the saved run has {st.text(was)}")
     table = {"data": "line", "target": None, "task": None, "seed": 0} | base | given
     data = load(*(table[key] for key in ("data", "target", "task", "seed")))
@@ -163,31 +190,76 @@ def _settle(given: dict[str, Any], experiment: str | None, resume: Path | None) 
     return settings, data
 
 
-def _check_output(flag: str, path: Path) -> None:
-    """Make the folder, and see that a file can be written, before hours of work and not after."""
-    if flag == "--plot" and path.suffix.lower() not in PICTURES:
-        raise InputError(f"{flag} {path}: pictures are {', '.join(PICTURES)}")
+def _typed_again(saved: dict[str, Any], resume: Path | None) -> dict[str, Any]:
+    """Settings from a file, checked as those from the command line: the file may come from anywhere."""
+    options = {param.name: param for param in train.params if param.name in (*st.FIELDS, *HYPER)}
+    defaults = st.flat(st.Settings())
+    settings: dict[str, Any] = {}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("r+b") if path.exists() else tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise InputError(f"{flag} {path}: cannot be written: {error.strerror}") from None
+        for key in (*st.FIELDS, *saved):
+            value, param = saved[key], options[key]
+            if value is None and defaults.get(key, value) is None:
+                settings[key] = None
+                continue
+            if key == "hidden":
+                typed: Any = ",".join(map(str, value))
+            else:
+                several = param.multiple or param.nargs > 1
+                typed = [str(item) for item in value] if several else str(value)
+            settings[key] = param.process_value(click.get_current_context(), typed)
+        settings["optimizer"] = tuple(st.optimizer_names(settings["optimizer"]))
+        (_,) = settings["optimizer"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"--resume {resume}: its settings are none of fastopt train's: {error}") from None
+    except click.BadParameter as error:
+        raise InputError(f"--resume {resume}: {error.format_message()}") from None
+    return settings
 
 
-def _train(runs: list[Run], stop_after: int | None, save: Path | None) -> list[Result]:
-    """Train each, with a bar on a terminal."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return [run.train(stop_after, save, lambda done: None) for run in runs]
-    results = []
+def _drawing() -> Callable[..., bytes]:
+    """Import what draws: of what it has to say of its fonts and folders, nothing concerns the user of a command."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    try:
+        from .plots import draw
+    except ValueError as error:  # MPLBACKEND is read by the import
+        raise InputError(f"--plot: {error}") from None
+    return draw
+
+
+class _Lossy:
+    """Standard error for a bar: what it does not take, because its reader is gone, is no reason to end a training."""
+
+    def __init__(self) -> None:
+        self._stream = sys.stderr
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _train(runs: list[Run], stop_after: int | None, save: Path | None) -> tuple[list[Result], list[str]]:
+    """Train each, with a bar on a terminal; the results, and what became of those that diverged."""
+    console = Console(file=cast(TextIO, _Lossy()))
     columns = (TextColumn("{task.description:10}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
     # Drawn between updates by this thread: a drawing thread would take the interpreter from the steps being timed.
-    with Progress(*columns, console=console, transient=True, auto_refresh=False) as bar:
+    bar = Progress(*columns, console=console, transient=True, auto_refresh=False)
+    results, diverged = [], []
+    with bar if console.is_terminal else contextlib.nullcontext():
         for run in runs:
             task = bar.add_task(run.name, total=run.length(stop_after))
-            results.append(run.train(stop_after, save, functools.partial(_show, bar, task)))
-    return results
+            show = functools.partial(_show, bar, task) if console.is_terminal else lambda done: None
+            try:
+                results.append(run.train(stop_after, save, show))
+            except DivergedError as error:
+                diverged.append(str(error))
+    return results, diverged
 
 
 def _show(bar: Progress, task: TaskID, done: int) -> None:

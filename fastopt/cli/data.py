@@ -1,12 +1,10 @@
-"""Where rows come from: the line, the tables of scikit-learn, CSV and NPZ files; then their split."""
+"""Where rows come from: the line, the tables of scikit-learn, and files; then their split."""
 
 from __future__ import annotations
 
 import hashlib
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +15,8 @@ from .errors import InputError
 Array = npt.NDArray[Any]
 
 LINE_SLOPE, LINE_INTERCEPT, LINE_NOISE, LINE_START = 2.0, -1.0, 0.3, 0.5
-MOST_CLASSES = 20  # whole numbers with more distinct values than this are measured quantities, not classes
+EPS = 2.0**-52  # the relative rounding of float64
+ROUNDINGS = 8  # a column whose training rows differ by no more than so many roundings is constant
 
 
 @dataclass(frozen=True)
@@ -31,6 +30,9 @@ class Data:
     standardize: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that suit this table
     lr: Mapping[str, float] = field(default_factory=dict)  # the default lr, by optimizer and for all "others"
+    rounding: Array | float = EPS  # relative, of each feature, and of the target
+    target_rounding: float = EPS
+    numeric: bool = False  # whether a target with classes could be fitted as well
 
     def fingerprint(self) -> str:
         """A hash of every value, so that a resumed run is known to see the same rows."""
@@ -55,6 +57,8 @@ class Split:
 def split(data: Data, test_fraction: float, seed: int, dtype: npt.DTypeLike) -> Split:
     """Hold out a seeded part of the rows; standardize by mean and deviation of the rest."""
     rows = len(data.target)
+    if not 0 <= test_fraction <= 1:
+        raise InputError(f"--test-fraction {test_fraction:g}: wanted a number from 0 to 1")
     held_out = round(rows * test_fraction)
     if held_out == rows:
         raise InputError(f"--test-fraction {test_fraction:g} leaves none of the {rows} rows to train on")
@@ -62,23 +66,30 @@ def split(data: Data, test_fraction: float, seed: int, dtype: npt.DTypeLike) -> 
     test, train = order[:held_out], order[held_out:]
     x, y, unit = data.features, data.target, 1.0
     if data.standardize:
-        x, _ = _standardized(data.name, x, x[train])
+        x, deviation = _standardized(data.name, x, x[train], data.rounding)
+        x = np.where(deviation == 0, 0.0, x)  # weights that saw one value only are not to meet another one
         if not data.classes:
-            y, deviation = _standardized(data.name, y, y[train])
-            unit = float(deviation) ** 2
-    x = x.astype(dtype)
-    y = y if data.classes else y.astype(dtype)
+            y, deviation = _standardized(data.name, y, y[train], data.target_rounding)
+            unit = float(deviation) ** 2 or 1.0
+    with np.errstate(over="ignore"):  # rows held out may be far away from all others
+        x = x.astype(dtype)
+        y = y if data.classes else y.astype(dtype)
     return Split(x[train], y[train], x[test], y[test], unit)
 
 
-def _standardized(name: str, values: Array, sample: Array) -> tuple[Array, Array]:
-    """Values less the sample's mean, in its deviations; a constant column keeps its unit."""
-    with np.errstate(over="ignore", invalid="ignore"):
+def _standardized(name: str, values: Array, sample: Array, rounding: Array | float) -> tuple[Array, Array]:
+    """Values less the sample's mean, in its deviations; a column that is constant but for rounding has deviation 0."""
+    with np.errstate(all="ignore"):
         mean, deviation = sample.mean(axis=0), sample.std(axis=0)
-    if not np.isfinite(deviation).all():
-        raise InputError(f"{name}: numbers too large to square")
-    deviation = np.where(deviation == 0, 1, deviation)
-    return (values - mean) / deviation, deviation
+        noise = ROUNDINGS * rounding * np.abs(sample).max(axis=0)
+        constant = np.ptp(sample, axis=0) <= noise
+        if not np.isfinite(deviation**2).all():
+            raise InputError(f"{name}: numbers too large to square")
+        if not ((deviation**2 >= np.finfo(np.float64).tiny) | constant).all():
+            raise InputError(f"{name}: numbers too small to square")
+        centred = values - mean
+        centred[constant & (np.abs(centred) <= noise)] = 0  # or Adam would take noise for a slope
+        return centred / np.where(constant, 1, deviation), np.where(constant, 0, deviation)
 
 
 def line(seed: int) -> Data:
@@ -111,112 +122,3 @@ def digits(seed: int) -> Data:
 
 EMBEDDED: dict[str, Callable[[int], Data]] = {"line": line, "diabetes": diabetes, "digits": digits}
 FILE_LR = {"SGD": 0.03, "NAG": 0.003, "others": 0.01}
-
-
-def load(name: str, target: str | None, task: str | None, seed: int) -> Data:
-    """The table called `name`: an embedded one, else a file with the column `target`."""
-    if name in EMBEDDED:
-        for option, value in (("--target", target), ("--task", task)):
-            if value is not None:
-                raise InputError(f"{option} is for files; {name} has its own")
-        return EMBEDDED[name](seed)
-    path = Path(name)
-    readers = {".csv": _csv, ".npz": _npz}
-    if path.suffix.lower() not in readers:
-        raise InputError(f"no data {name!r}: {', '.join(EMBEDDED)}, or a file .csv or .npz")
-    if not path.is_file():
-        raise InputError(f"{name}: no such file")
-    try:
-        features, column, labels = readers[path.suffix.lower()](path, target)
-    except OSError as error:
-        raise InputError(f"{name}: {error.strerror or error}") from None
-    if not features.size:
-        raise InputError(f"{name}: no rows" if not len(features) else f"{name}: no column besides the target")
-    bad = ~np.isfinite(features)
-    if bad.any():
-        row, at = np.argwhere(bad)[0]
-        raise InputError(f"{name}: {_bad_rows(bad.any(axis=1))}, first in column {labels[at]!r}, row {row + 1}")
-    return _with_target(path.name, features, column, task, str(target))
-
-
-def _bad_rows(bad: Array) -> str:
-    count = int(bad.sum())
-    return f"{count} row{'s' if count > 1 else ''} with a missing, NaN or infinite value"
-
-
-def _csv(path: Path, target: str | None) -> tuple[Array, Array, list[str]]:
-    import pandas as pd
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            table = pd.read_csv(path, index_col=False, low_memory=False)
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{path}: the file is empty") from None
-    except (pd.errors.ParserError, pd.errors.ParserWarning, ValueError) as error:
-        raise InputError(f"{path}: not a CSV table: {error}") from None
-    labels = [str(label) for label in table.columns]
-    table.columns = pd.Index(labels)
-    _require_target(path, target, labels)
-    labels.remove(str(target))
-    for label in labels:
-        numbers = pd.to_numeric(table[label], errors="coerce")
-        text = np.flatnonzero(numbers.isna() & table[label].notna())
-        if text.size:
-            value = table[label].iloc[text[0]]
-            raise InputError(f"{path}: text {value!r} in column {label!r}, row {text[0] + 1}: features are numbers")
-        table[label] = numbers.astype(np.float64)
-    column = table[target]
-    if not pd.api.types.is_numeric_dtype(column):
-        column = column.astype(object).where(column.notna(), None)
-    return table[labels].to_numpy(np.float64), column.to_numpy(), labels
-
-
-def _npz(path: Path, target: str | None) -> tuple[Array, Array, list[str]]:
-    from zipfile import BadZipFile
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (BadZipFile, ValueError, EOFError, AttributeError, TypeError) as error:
-        raise InputError(f"{path}: not an NPZ file of plain arrays: {error}") from None
-    _require_target(path, target, list(arrays))
-    column = arrays.pop(str(target))
-    if column.ndim != 1:
-        raise InputError(f"{path}: the target {target!r} has shape {column.shape}; one number a row is needed")
-    blocks, labels = [np.empty((len(column), 0))], []
-    for name, array in arrays.items():
-        if array.dtype.kind not in "buif":
-            raise InputError(f"{path}: {name!r} holds {array.dtype}: features are numbers")
-        if array.ndim == 0 or len(array) != len(column):
-            raise InputError(f"{path}: {name!r} has shape {array.shape} and {target!r} {len(column)} rows")
-        blocks.append(array.reshape(len(array), array.size // max(len(array), 1)).astype(np.float64))
-        labels += [name] * blocks[-1].shape[1]
-    return np.hstack(blocks), column, labels
-
-
-def _require_target(path: Path, target: str | None, labels: list[str]) -> None:
-    if target is None or target not in labels:
-        problem = "name the column to predict with --target" if target is None else f"no column {target!r}"
-        raise InputError(f"{path}: {problem}; there are {', '.join(labels)}")
-
-
-def _with_target(name: str, features: Array, column: Array, task: str | None, target: str) -> Data:
-    """Numbers to fit, or classes: text and truth values are, and few whole numbers unless `task` says otherwise."""
-    numeric = column.dtype.kind in "uif"
-    bad = ~np.isfinite(column) if numeric else np.array([value is None for value in column])
-    if bad.any():
-        raise InputError(f"{name}: {_bad_rows(bad)}, first in the target {target!r}, row {bad.argmax() + 1}")
-    values, indices = np.unique(column if numeric else column.astype(str), return_inverse=True)
-    if task is None:
-        few = numeric and len(values) <= MOST_CLASSES and bool((values == np.round(values)).all())
-        task = "classification" if few or not numeric else "regression"
-    suits = {"batch_size": max(1, min(32, len(column) // 4))}
-    if task == "classification":
-        if len(values) == 1:
-            raise InputError(f"{name}: the target {target!r} holds one class only, {str(values[0])!r}")
-        classes = tuple(str(value) for value in values)
-        return Data(name, features, indices, classes, True, suits | {"model": "logistic"}, FILE_LR)
-    if not numeric:
-        raise InputError(f"{name}: the target {target!r} holds text {str(column[0])!r}: regression needs numbers")
-    return Data(name, features, column.astype(np.float64), (), True, suits | {"model": "linear"}, FILE_LR)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from collections.abc import Sequence
 from itertools import cycle
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -36,11 +37,14 @@ STYLE: Any = {
 }
 
 
-def draw(results: Sequence[Result], title: str, split: Split, loss: str, path: Path) -> None:
-    """Draw all results into one file."""
-    with mpl.rc_context(STYLE):
+def draw(results: Sequence[Result], title: str, split: Split, loss: str, kind: str) -> bytes:
+    """Draw all results into one picture, `kind` is png, pdf or svg."""
+    picture = io.BytesIO()
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that the font lacks, losses of 0 on a logarithmic axis
         figure = _line(results, title, split) if results[0].path else _losses(results, title, loss)
-        figure.savefig(path, dpi=200)
+        figure.savefig(picture, format=kind, dpi=200)
+    return picture.getvalue()
 
 
 def _styled(results: Sequence[Result]) -> list[tuple[Result, dict[str, Any]]]:
@@ -77,7 +81,7 @@ def _losses(results: Sequence[Result], title: str, loss: str) -> Figure:
         axes.set_title(name)
     for axes in panels:
         _finish(axes, loss if axes is panels[0] else "")
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title, fontsize=10, parse_math=False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 3))
     return figure
 
@@ -94,7 +98,7 @@ def _line(results: Sequence[Result], title: str, split: Split) -> Figure:
         first.plot(result.curve["updates"], result.curve["train_loss"], label=result.optimizer, linewidth=1.2, **style)
     bottom = _surface(split, *least)
     first.axhline(bottom, color="black", linewidth=0.8, linestyle=":", label="least squares")
-    first.set_title(title)
+    first.set_title(title, parse_math=False)
     _finish(first, "training MSE")
     first.legend()
     ways = np.concatenate([result.path for result in results] + [[least]])

@@ -1,14 +1,17 @@
-"""What a training leaves: the table, and the JSON file."""
+"""What a training leaves: headline and table for readers, JSON for programs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+import shutil
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
-from rich import box
+from rich.console import Console
 from rich.table import Table
 
 import fastopt
@@ -16,7 +19,10 @@ import fastopt
 from .data import LINE_INTERCEPT, LINE_SLOPE, Data, Split
 from .models import Network
 from .settings import Settings, flat
-from .training import Result
+from .training import Result, Score
+
+# Columns that are left out one after the other until the rest has room.
+LEAST_FIRST = (("seconds",), ("µs/step",), ("lr",), ("m", "b"), ("held-out loss",), ("accuracy",))
 
 
 def describe(settings: Settings, data: Data, split: Split) -> str:
@@ -26,50 +32,97 @@ def describe(settings: Settings, data: Data, split: Split) -> str:
     return f"{data.name}, {settings.model}{layers}, batches of {settings.batch_size}"
 
 
-def headline(settings: Settings, data: Data, split: Split, model: Network) -> str:
-    """One line on the task."""
-    return (
-        f"{describe(settings, data, split)}, {settings.epochs} epochs, {settings.dtype}; "
-        f"{len(split.y)} rows to train on, {len(split.y_test)} held out; the loss is {model.loss.name}"
-    )
+def headline(settings: Settings, data: Data, split: Split, model: Network, updates: int) -> list[str]:
+    """Model and training; then the task, and how to ask for the other one."""
+    task = f"{len(data.classes)} classes" if data.classes else "regression"
+    if settings.target is not None:
+        task = f"target {settings.target}, {'classification, ' if data.classes else ''}{task}"
+        if not data.classes:
+            task += " (for classes: --task classification)"
+        elif data.numeric:
+            task += " (for numbers: --task regression)"
+    return [
+        f"{describe(settings, data, split)}, epochs {settings.epochs}, updates {updates}, {settings.dtype}",
+        f"{task}; the loss is {model.loss.name}; {len(split.y)} rows to train on, {len(split.y_test)} held out",
+    ]
 
 
-def table(results: Sequence[Result]) -> Table:
+def text(lines: Sequence[str], results: Sequence[Result], stream: TextIO) -> str:
+    """The headline and the table, as wide as a terminal; into a file or a pipe, as wide as it takes."""
+    width = shutil.get_terminal_size().columns if stream.isatty() else None
+    columns = _columns(results)
+    left_out = []
+    console, table = Console(file=stream), _table(results, columns)
+    needed = _width(console, table)
+    for names in LEAST_FIRST:
+        if width is None or needed <= width:
+            break
+        left_out += [name for name in names if columns.pop(name, None)]
+        table = _table(results, columns)
+        needed = _width(console, table)
+    # With a height too, or rich takes 80 columns for a terminal it calls dumb.
+    console = Console(file=stream, width=needed, height=100)
+    with console.capture() as shown:
+        console.print(table)
+    above, below = list(lines), []
+    if left_out:
+        below = [f"Not shown: {', '.join(left_out)}. A wider terminal has room, --json FILE writes all."]
+    if width is not None:
+        above, below = (
+            [textwrap.fill(line, width, break_on_hyphens=False) for line in part] for part in (above, below)
+        )
+    rows = [line.rstrip() for line in shown.get().splitlines()]
+    whole = "\n".join([*above, "", *rows, "", *below, ""])
+    try:
+        "µ".encode(stream.encoding or "utf-8")
+    except UnicodeEncodeError:
+        whole = whole.replace("µ", "u")
+    return whole
+
+
+def _width(console: Console, table: Table) -> int:
+    return console.measure(table, options=console.options.update(width=1000)).maximum
+
+
+def _columns(results: Sequence[Result]) -> dict[str, Callable[[Result, Score], str]]:
+    """What stands in each column, by its heading."""
+    score = results[0].fastopt
+    columns: dict[str, Callable[[Result, Score], str]] = {
+        "optimizer": lambda result, score: result.optimizer if score is result.fastopt else "  in NumPy",
+        "lr": lambda result, score: f"{result.lr:g}" if score is result.fastopt else "",
+        "train loss": lambda _, score: _number(score.train_loss),
+        "held-out loss": lambda _, score: _number(score.test_loss),
+    }
+    if score.train_accuracy is not None:
+        columns["accuracy"] = lambda _, score: _percent(score.test_accuracy, score.train_accuracy)
+    for name in score.parameters or {}:
+        columns[name] = lambda _, score, name=name: f"{score.parameters[name]:.4f}"  # type: ignore[misc]
+    columns["seconds"] = lambda _, score: f"{score.seconds:.3f}"
+    columns["µs/step"] = lambda _, score: f"{score.step_us:.2f}"
+    if results[0].numpy is not None:
+        columns["step against NumPy"] = lambda result, score: verdict(result) if score is result.fastopt else ""
+    return columns
+
+
+def _table(results: Sequence[Result], columns: dict[str, Callable[[Result, Score], str]]) -> Table:
     """Two rows an optimizer: updated by fastopt, and by plain NumPy."""
-    with_accuracy = results[0].fastopt.train_accuracy is not None
-    parameters = list(results[0].fastopt.parameters or {})
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in ("optimizer", "lr", "update by"):
-        made.add_column(column, no_wrap=True)
-    for column in ("train loss", "held-out loss", *(["accuracy"] if with_accuracy else []), *parameters):
-        made.add_column(column, justify="right", no_wrap=True)
-    for column in ("updates", "seconds", "µs/step"):
-        made.add_column(column, justify="right", no_wrap=True)
-    made.add_column("step against NumPy", no_wrap=True)
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name in columns:
+        heading = "\n".join(name.rsplit(" ", 1))
+        made.add_column(heading, justify="left" if name in ("optimizer", "lr") else "right", no_wrap=True)
     for result in results:
-        for update, score in (("fastopt", result.fastopt), ("NumPy", result.numpy)):
-            if score is None:
-                continue
-            first = score is result.fastopt
-            accuracy = score.train_accuracy if score.test_accuracy is None else score.test_accuracy
-            made.add_row(
-                *((result.optimizer, f"{result.lr:g}") if first else ("", "")),
-                update,
-                _number(score.train_loss),
-                _number(score.test_loss),
-                *([] if accuracy is None else [f"{accuracy:.1%}"]),
-                *(f"{value:.4f}" for value in (score.parameters or {}).values()),
-                str(result.updates),
-                f"{score.seconds:.3f}",
-                f"{score.step_us:.2f}",
-                verdict(result) if first else "",
-                end_section=not first or result.numpy is None,
-            )
+        for score in filter(None, (result.fastopt, result.numpy)):
+            made.add_row(*(cell(result, score) for cell in columns.values()))
     return made
 
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:#.6g}"
+
+
+def _percent(*values: float | None) -> str:
+    """The first that there is."""
+    return next((f"{value:.1%}" for value in values if value is not None), "-")
 
 
 def speed_up(result: Result) -> float | None:
@@ -83,7 +136,9 @@ def verdict(result: Result) -> str:
     return "" if ratio is None else f"{ratio:.1f}x, {'same bits' if result.identical else 'OTHER BITS'}"
 
 
-def as_json(results: Sequence[Result], settings: Settings, data: Data, split: Split, model: Network) -> str:
+def as_json(
+    results: Sequence[Result], diverged: Sequence[str], settings: Settings, data: Data, split: Split, model: Network
+) -> str:
     """Everything of a command: task, settings, and of each optimizer the numbers of the table and the curves."""
     document: dict[str, Any] = {
         "fastopt": fastopt.__version__,
@@ -98,7 +153,17 @@ def as_json(results: Sequence[Result], settings: Settings, data: Data, split: Sp
         },
         "loss": model.loss.name,
         "results": [asdict(result) | {"speed_up": speed_up(result)} for result in results],
+        "diverged": list(diverged),
     }
     if data.name == "line":
         document["data"] |= {"m": LINE_SLOPE, "b": LINE_INTERCEPT}
-    return json.dumps(document, indent=1, allow_nan=False) + "\n"
+    return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """A document in which null stands for Inf and NaN, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -80,6 +80,8 @@ def typed(value: Any) -> Any:
 
 def text(value: Any) -> str:
     """A value as it is typed: (0.9, 0.999) is `0.9 0.999`."""
+    if value is None:
+        return "none"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -162,6 +164,6 @@ def _schedule(text: str, lr: float, updates: int) -> schedules.Schedule:
         raise InputError(f"--schedule {text}: give {missing[0]}, as in --schedule {name}:{missing[0]}=NUMBER")
     try:
         schedule: schedules.Schedule = known[name](**values)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"--schedule {text}: {error}") from None
     return schedule

@@ -6,8 +6,10 @@ Batches are a pure function of seed and update number, so the count of updates i
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from .settings import Settings, flat, hyper_parameters, learning_rate
 CURVE_POINTS = 100  # how often, evenly spaced, a run measures its loss on the whole table
 SAVE_SECONDS = 10.0  # a long run is saved at the first end of an epoch after so long
 METADATA = "fastopt_train"
+STDOUT = Path("-")
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,8 @@ class Run:
         self.total = settings.epochs * self.per_epoch
         self.lr = data.lr.get(name, data.lr["others"]) if settings.lr is None else settings.lr
         self.hyper = {key: settings.hyper.get(key, default) for key, default in hyper_parameters(name).items()}
-        self.first = 0 if resume is None else int(read(resume)["updates"])
+        self.first = 0 if resume is None else read(resume)["updates"]
+        self.unsaved: str | None = None  # why the last save failed: no reason to lose the training
         if self.first >= self.total:
             raise InputError(
                 f"--resume {resume}: its {self.first} updates are done; give more --epochs than {settings.epochs}"
@@ -125,7 +129,7 @@ class Run:
             given = {key: value for key, value in group.items() if key != "params"}
             try:
                 optimizer.load(resume)
-            except (TypeError, ValueError, KeyError, OSError) as error:
+            except (TypeError, ValueError, KeyError, OSError, RuntimeError) as error:
                 raise InputError(f"--resume {resume}: {error}") from None
             (group,) = optimizer.param_groups
             group.update(given)  # the file's, but for what the command line now says
@@ -164,21 +168,22 @@ class Run:
                 if self.in_plane or done % every == 0 or done == stop:
                     self._check(self._measure(done, curve, path), bound, done)
                     progress(done - self.first)
-                if save and (done == stop or (done % self.per_epoch == 0 and time.monotonic() > saved + SAVE_SECONDS)):
+                at_pause = done % self.per_epoch == 0 and time.monotonic() > saved + SAVE_SECONDS
+                if save and (done == stop or (at_pause and save != STDOUT)):
                     self._save(save, done)
                     saved = time.monotonic()
-        fused, *twins = self.trainers
-        return Result(
-            optimizer=self.name,
-            lr=self.lr,
-            hyper=self.hyper,
-            updates=stop,
-            fastopt=fused.score(split, in_plane=self.in_plane),
-            numpy=twins[0].score(split, in_plane=self.in_plane) if twins else None,
-            identical=_same_bits(fused.model, twins[0].model) if twins else None,
-            curve=curve,
-            path=path,
-        )
+            fused, *twins = self.trainers
+            return Result(
+                optimizer=self.name,
+                lr=self.lr,
+                hyper=self.hyper,
+                updates=stop,
+                fastopt=fused.score(split, in_plane=self.in_plane),
+                numpy=twins[0].score(split, in_plane=self.in_plane) if twins else None,
+                identical=_same_bits(fused.model, twins[0].model) if twins else None,
+                curve=curve,
+                path=path,
+            )
 
     def _measure(self, updates: int, curve: dict[str, list[float]], path: list[tuple[float, float]]) -> float:
         """Add a point to the curve, and for the line to the path; return the training loss in the target's unit."""
@@ -201,10 +206,12 @@ class Run:
 
     def _save(self, path: Path, updates: int) -> None:
         run = {"settings": flat(self.settings), "rows": self.data.fingerprint(), "updates": updates}
+        self.unsaved = None
         try:
-            self.trainers[0].optimizer.save(path, metadata={METADATA: json.dumps(run)})
+            # The library knows standard output by its text, "-".
+            self.trainers[0].optimizer.save(str(path), metadata={METADATA: json.dumps(run)})
         except OSError as error:
-            raise InputError(f"--save {path}: {error.strerror or error}") from None
+            self.unsaved = f"--save {path}: {error.strerror or error}"
 
 
 def network(settings: Settings, data: Data, split: Split) -> Network:
@@ -216,6 +223,10 @@ def network(settings: Settings, data: Data, split: Split) -> Network:
     outputs = len(data.classes) if loss is SOFTMAX else 1
     hidden = settings.hidden if settings.model == "mlp" else ()
     sizes = (split.x.shape[1], *hidden, outputs)
+    parameters = sum((fan_in + 1) * fan_out for fan_in, fan_out in itertools.pairwise(sizes))
+    # Asked first, since Linux grants more memory than there is, and then kills who uses it.
+    if parameters * np.dtype(settings.dtype).itemsize > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise InputError(f"the {settings.model} model has {parameters:.3g} parameters, more than fit into memory")
     model = Network(sizes, loss, settings.dtype, np.random.default_rng([settings.seed, 2]))
     if data.name == "line" and not hidden:
         model.params[0]["weight"].fill(LINE_START)
@@ -226,13 +237,22 @@ def network(settings: Settings, data: Data, split: Split) -> Network:
 def read(path: Path) -> dict[str, Any]:
     """What a saved run knows besides its arrays: `settings`, a hash of its `rows`, and its `updates`."""
     try:
-        run: dict[str, Any] = json.loads(checkpoint.read_metadata(path)[METADATA])
-    except KeyError:
-        raise InputError(f"--resume {path}: not saved by fastopt train") from None
+        if path.exists() and not path.is_file():
+            raise InputError(f"--resume {path}: no regular file")
+        text = checkpoint.read_metadata(path).get(METADATA)
     except OSError as error:
         raise InputError(f"--resume {path}: {error.strerror or error}") from None
     except ValueError as error:
         raise InputError(f"--resume {path}: {error}") from None
+    if text is None:
+        raise InputError(f"--resume {path}: not saved by fastopt train")
+    try:
+        run: dict[str, Any] = json.loads(text)
+        kinds = {key: type(run[key]) for key in ("settings", "rows", "updates")}
+    except (KeyError, TypeError, ValueError, RecursionError):
+        kinds = {}
+    if list(kinds.values()) != [dict, str, int] or run["updates"] < 0:
+        raise InputError(f"--resume {path}: its settings are none of fastopt train's")
     return run
 
 
