@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
 import json
 import os
 import re
@@ -142,9 +141,9 @@ def test_a_header_has_a_limit_in_both_directions(monkeypatch, tmp_path):
     opt = SGD(np.ones(2))
     opt.save(tmp_path / "x")
     monkeypatch.setattr(checkpoint, "_LONGEST_HEADER", 300)
-    with pytest.raises(ValueError, match="its header would have [0-9]+ bytes"):
+    with pytest.raises(ValueError, match=r"its header would have [0-9]+ bytes"):
         opt.load(tmp_path / "x")
-    with pytest.raises(ValueError, match="the names and metadata take [0-9]+ bytes: 300 can be read"):
+    with pytest.raises(ValueError, match=r"the names and metadata take [0-9]+ bytes: 300 can be read"):
         opt.save(tmp_path / "x")
     assert os.listdir(tmp_path) == ["x"]
     # A length that the file has, and no memory could: a file with a hole.
@@ -217,8 +216,9 @@ def test_mutations_of_a_header_with_a_digest_that_fits_change_nothing_or_are_sou
             opt.load(path, in_place=n % 4 > 1)
         except ValueError as error:
             refused += 1
-            assert str(path) in str(error), error
-            assert whole(opt, w) == before, header
+            said = str(error)
+            if whole(opt, w) != before or str(path) not in said:
+                pytest.fail(f"{header!r}: {said}")
         else:  # then it can go on, be saved, and be what it was again
             loaded += 1
             opt.step({"w": rand(3, 2, dtype="float32"), "b": rand(4), "e": None})
@@ -236,10 +236,6 @@ def test_mutations_of_a_header_with_a_digest_that_fits_change_nothing_or_are_sou
 
 
 # ---- a file that changes while it is read ----
-
-
-class Altered(io.BytesIO):
-    """Not what the disk has any more from some read on."""
 
 
 @pytest.mark.parametrize("in_place", [False, True])
@@ -342,7 +338,7 @@ def test_a_link_to_nothing_becomes_a_link_to_the_file(tmp_path):
 
 
 def test_a_dash_is_standard_output(tmp_path):
-    code = "import numpy as np, fastopt\nopt = fastopt.Adam(np.arange(1e6)[::1])\nprint('text', flush=True)\nopt.save('-')\n"
+    code = "import numpy as np, fastopt\nprint('text')\nfastopt.Adam(np.arange(1e6)).save('-')\n"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, timeout=60, check=True)
     head, _, rest = done.stdout.partition(b"\n")
     assert head == b"text"
@@ -465,13 +461,6 @@ def test_files_of_format_1_load():
     assert found[1] == {name: saved[1][name] for name in found[1]}
     assert found[2:] == saved[2:]
     assert checkpoint.read_metadata(GOLDEN) == {"made by": "fastopt 0.1.0"}
-    with pytest.raises(
-        ValueError, match=r"param_groups\[1\] was saved with a schedule as lr: give it one before loading"
-    ):
-        Adam(format_1()[1], lr=0.1 if theirs else 0).load(GOLDEN) or plain()
-
-
-def plain():
-    """With a number where the file has a schedule."""
-    groups = [{**group, "lr": 0.1} for group in format_1()[1]]
-    Adam(groups).load(GOLDEN)
+    numbers = Adam([{**group, "lr": 0.1} for group in theirs])
+    with pytest.raises(ValueError, match=r"param_groups\[1\] was saved with a schedule as lr: give it one before load"):
+        numbers.load(GOLDEN)
