@@ -222,20 +222,22 @@ class Optimizer(Snapshots):
         like = hyper.nearest(name, known)
         return f"{cls.__name__} has no {what} {name!r}: {like or 'there are ' + ', '.join(known)}"
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set what can be set: an attribute that is not there is a misspelt one."""
-        if not name.startswith("_"):
-            for cls in type(self).__mro__:
-                found = vars(cls).get(name)
-                if name in vars(cls) and (hasattr(type(found), "__set__") or callable(found)):
-                    break
-                if name in vars(cls):
-                    raise AttributeError(f"{name} of {type(self).__name__} cannot be set")
-                if not issubclass(Optimizer, cls) and name in getattr(cls, "__annotations__", ()):
-                    break
-            else:
-                raise AttributeError(self._unknown("attribute", name))
-        super().__setattr__(name, value)
+    if not TYPE_CHECKING:  # who would take it that anything can be set
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            """Set what can be set: an attribute that is not there is a misspelt one."""
+            if not name.startswith("_"):
+                for cls in type(self).__mro__:
+                    found = vars(cls).get(name)
+                    if name in vars(cls) and (hasattr(type(found), "__set__") or callable(found)):
+                        break
+                    if name in vars(cls):
+                        raise AttributeError(f"{name} of {type(self).__name__} cannot be set")
+                    if not issubclass(Optimizer, cls) and name in getattr(cls, "__annotations__", ()):
+                        break
+                else:
+                    raise AttributeError(self._unknown("attribute", name))
+            super().__setattr__(name, value)
 
     @classmethod
     def _slots_of(cls, rule: str) -> tuple[str, ...]:

@@ -17,14 +17,20 @@ import numpy.typing as npt
 
 from .engine.lock import Lock
 from .engine.restore import restore
+from .hyper import Given, Hyper, Option
 from .interrupts import held
 from .tree import Tree
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, dataclass_transform
 
     from .engine.coefficients import Terms
     from .engine.plan import Plan
+else:
+
+    def dataclass_transform(**_: Any) -> Any:
+        return lambda cls: cls
+
 
 __all__ = ["Snapshots"]
 
@@ -139,6 +145,7 @@ class _Fitting:
         )
 
 
+@dataclass_transform(eq_default=False, kw_only_default=True, field_specifiers=(Given, Hyper, Option))
 class Snapshots:
     """The part of `Optimizer` that saves and loads it, copies it, and gives it new parameters."""
 

@@ -224,13 +224,13 @@ def _start() -> None:
         try:
             kernels.select(forced)
         except ValueError as error:
-            raise ImportError(f"FASTOPT_ISA: {error}") from None
+            raise ImportError(f"FASTOPT_ISA: {error}", name="fastopt") from None
     sweep.set_threads(min(LIMITS.values()))
     sweep.set_scarce(2 * LIMITS.get("cgroup quota", math.inf) < next(iter(LIMITS.values())))
     prefetch = os.environ.get("FASTOPT_PREFETCH")
     if prefetch:
         if prefetch not in ("0", "1"):
-            raise ImportError(f"FASTOPT_PREFETCH is {prefetch!r}: wanted 0 or 1")
+            raise ImportError(f"FASTOPT_PREFETCH is {prefetch!r}: wanted 0 or 1", name="fastopt")
         sweep.set_prefetch(prefetch == "1")
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=lock.before_fork, after_in_parent=lock.after_fork_in_parent)

@@ -583,6 +583,45 @@ def test_python_m_fastopt_refuses():
     assert done.stderr == "fastopt: absent.csv: no such file\n"
 
 
+COMMAND = "import sys; from fastopt_command import main; sys.exit(main())"  # what the script `fastopt` does
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("FASTOPT_ISA", "avx1024", "FASTOPT_ISA: instruction set 'avx1024' is not available; there are "),
+        ("FASTOPT_PREFETCH", "yes", "FASTOPT_PREFETCH is 'yes': wanted 0 or 1"),
+    ],
+)
+def test_what_the_package_will_not_run_with_is_one_line(name, value, message, monkeypatch):
+    monkeypatch.setenv(name, value)
+    done = program("-c", COMMAND)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"fastopt: {message}")
+    assert done.stderr.count("\n") == 1
+    done = program("-m", "fastopt")
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+INTERRUPTED = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "numpy":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_ctrl_c_while_the_package_is_imported_is_one_line():
+    done = program("-c", INTERRUPTED + COMMAND)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "fastopt: interrupted\n")
+
+
 @pytest.mark.parametrize("missing", ["click", "rich", "matplotlib", "pandas", "sklearn"])
 def test_without_the_extra_the_command_says_what_to_install(missing, monkeypatch, capsys):
     for name in list(sys.modules):
