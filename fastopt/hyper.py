@@ -98,7 +98,11 @@ class Hyper(Declared[T]):
             return values[0] if all(value == values[0] for value in values) else values
 
         def __set__(self, optimizer: Optimizer, value: T) -> None:
-            optimizer._set_hyper(self.name, self.check(self.name, value))
+            if self.name == "lr" and type(value) is float and 0.0 <= value < math.inf and optimizer._lock.free:
+                for group in optimizer.param_groups:  # at once: a rate may be set in each step
+                    group["lr"] = value
+            else:
+                optimizer._set_hyper(self.name, self.check(self.name, value))
 
 
 class Option(Declared[T]):

@@ -208,7 +208,7 @@ class Optimizer(Snapshots):
         """Set a hyper-parameter, which has been checked, in all groups, once no other thread is stepping."""
         with self._lock.reading():
             groups = [self._group(index) for index in range(len(self.param_groups))]
-            if self._plan is not None and not (name == "lr" and type(value) is float):  # one like it goes with all
+            if self._plan is not None:
                 for index, group in enumerate(groups):
                     self._terms(index, {**group, name: value}, self._plan)
             for group in groups:
@@ -226,7 +226,7 @@ class Optimizer(Snapshots):
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Set what can be set: an attribute that is not there is a misspelt one."""
-            if not name.startswith("_"):
+            if name not in self._arguments and not name.startswith("_"):
                 for cls in type(self).__mro__:
                     found = vars(cls).get(name)
                     if name in vars(cls) and (hasattr(type(found), "__set__") or callable(found)):

@@ -64,6 +64,11 @@ cdef class Lock:
         """Return a context for what only reads: a thread may do so in the middle of its own step."""
         return Reading(self)
 
+    @property
+    def free(self):
+        """Whether no thread holds it; so it stays as long as no Python code runs."""
+        return self.holder == 0
+
     cdef bint mine(self) noexcept:
         """Whether this thread holds it."""
         return self.holder == PyThread_get_thread_ident()
