@@ -30,7 +30,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest -m "not slow" --cov --cov-fail-under=95
 
 test-slow: $(VENV)/.test
-	$(BIN)/python -m pytest -m slow
+	FASTOPT_EVERY_CLASS=1 $(BIN)/python -m pytest
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
@@ -74,7 +74,7 @@ sanitize: $(VENV)/.test
 	FASTOPT_SANITIZE=$(SANITIZERS) $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 	    --target build/sanitize .
 	PYTHONPATH=$(CURDIR)/build/sanitize LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libubsan.so)" \
-	    ASAN_OPTIONS=detect_leaks=0:handle_sigfpe=0 \
+	    ASAN_OPTIONS=detect_leaks=0:handle_sigfpe=0:allocator_may_return_null=1 \
 	    $(BIN)/python -m pytest -m "not slow" -p no:cacheprovider -o pythonpath="build/sanitize ."
 
 clean:

@@ -97,6 +97,8 @@ class Optimizer(Snapshots):
     slots: ClassVar[Mapping[str, str]] = {}
     #: whether gradients are to be computed inside ``with opt.lookahead():``
     looks_ahead: ClassVar[bool] = False
+    #: whether the rule says what p becomes, and not what is subtracted from it
+    assigns: ClassVar[bool] = False
 
     #: what the class declares, by name: those of its own, then those of all
     hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]] = {}
@@ -114,6 +116,14 @@ class Optimizer(Snapshots):
         raise NotImplementedError
 
     @classmethod
+    def kind(cls, h: Values) -> str:
+        """Return how weight decay enters these kernels: "none", "coupled" or "decoupled".
+
+        A class whose rule has the decay inside, as one of its scalars, says "none".
+        """
+        return "none" if h["weight_decay"] == 0 else "decoupled" if h["decoupled"] else "coupled"
+
+    @classmethod
     def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
         """Return the rule's scalars in steps t, each a number or one for each step.
 
@@ -124,10 +134,12 @@ class Optimizer(Snapshots):
         raise NotImplementedError
 
     @staticmethod
-    def reference(rule: str, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+    def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
         """Update the state s in place by the gradient g and return the update: what is subtracted from p.
 
-        The rule in plain NumPy, in the same order of operations as in src_c/rules.c, and so with the same bits.
+        With `assigns`, return what p becomes. p itself is not to be written. The rule in plain NumPy, in the same order
+        of operations as in src_c/rules.c, and so with the same bits. `fastopt.optimizers.words` has the words of
+        src_c/rule.h.
         """
         raise NotImplementedError
 
@@ -295,14 +307,12 @@ class Optimizer(Snapshots):
             if normal is not value and group.get(name) is value:
                 group[name] = normal
             source += [name, normal if group.get(name) is normal else value]
-        decays = values["weight_decay"] > 0
-        kind = "none" if not decays else "decoupled" if values["decoupled"] else "coupled"
         return Terms(
             group,
             source,
             values,
             self.rule(values),
-            kind,
+            self.kind(values),
             self.scalars,
             self._wants_fresh(),
             _takes_arrays(values["lr"]),
@@ -466,10 +476,10 @@ class Optimizer(Snapshots):
                     g = g + real(decay) * p
                 s = {slot: state.reshape(-1, order=order) for slot, state in plan.states[leaf].items()}
                 c = {name: real(value) for name, value in scalars.items()}
-                u = self.reference(plan.terms[plan.tree.groups[leaf]].rule, g, s, c)
+                u = self.reference(plan.terms[plan.tree.groups[leaf]].rule, p, g, s, c)
                 if kind == "decoupled":
                     u = real(decay) * p + u
-                p -= u
+                p[...] = u if self.assigns else p - u
 
     # ---- what is known of it ----
 

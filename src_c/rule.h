@@ -133,6 +133,12 @@ static inline __attribute__((always_inline)) void fetch(const real *from)
 #define ELEMENTS ptrdiff_t i = 0; i < n; i++
 #define LOAD(x) x##_[i]
 #define STORE(x) x##_[i] = x
+/* 0 stays 0, of either sign, and a NaN a NaN, in all of these */
+#define SIGN(x) ((x) > 0 ? 1 : (x) < 0 ? -1 : (x))
+#define ABS(x) ((x) < 0 ? -(x) : (x))
+/* a NaN in a stays: put what is new there */
+#define MAX(a, b) ((a) <= (b) ? (b) : (a))
+#define CLAMP(x, low, high) ((x) < (low) ? (low) : (x) > (high) ? (high) : (x))
 /* the gradient as the rule is to see it: scaled, and with coupled decay added; */
 #define GRAD(p) (kind == FO_COUPLED ? scale * g_[i] + decay * (p) : scale * g_[i])
 /* the parameter after an update u, with decoupled decay. Decay and update are summed

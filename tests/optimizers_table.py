@@ -1,13 +1,19 @@
 """The one table of optimizers under test: class, options, formula by the paper, counterpart in torch.
 
-RECORDS has each class with each set of its own options; CASES each of these with each set of the options that all
-classes share. A class that has no record here gets one with its defaults, so that it is tested as far as that goes, and
-`test_bits.py` fails until it has one with a formula.
+RECORDS has each class with each set of its own options. A class that has no record here gets one with its defaults, so
+that it is tested as far as that goes, and `test_bits.py` fails until it has one with a formula.
+
+How cases are chosen: what a rule or a class could do wrong is tested for every class with all its own options: bits,
+the paper's formula, special values, scalars, checks, schedules, a resumed run. What all classes share, such as forks,
+interrupts, failing memory or overlaps, is tested for a class of each kind, KINDS. CASES adds the options that all
+classes share: each of them to a record of each kind and to the first record of each rule. With FASTOPT_EVERY_CLASS=1,
+as `make test-slow` sets it, every class is of a kind of its own.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -19,6 +25,11 @@ import oracles
 from fastopt import Optimizer
 from fastopt.engine import kernels
 from fastopt.optimizers import OPTIMIZERS
+
+# No state, an array of state, state that looks ahead, two or more, decay that is always decoupled.
+KINDS = {name: OPTIMIZERS[name] for name in ("SGD", "NAG", "RMSprop", "Adam", "AdamW")}
+if os.environ.get("FASTOPT_EVERY_CLASS") == "1":
+    KINDS = OPTIMIZERS
 
 REALS = ["float32", "float64"]
 ISAS = kernels.isas()
@@ -99,6 +110,7 @@ RECORDS = [
 ]
 WITHOUT_RECORD = [name for name in OPTIMIZERS if name not in {r.name for r in RECORDS}]
 RECORDS += [record(name, "defaults", None) for name in WITHOUT_RECORD]
+OF_KINDS = [r for r in RECORDS if r.name in KINDS]
 
 # What every optimizer takes besides: words, options, loss scale.
 SHARED: list[tuple[str, dict[str, Any], float]] = [
@@ -116,9 +128,18 @@ def takes(record: Record, options: dict[str, Any]) -> bool:
     return options.keys() - {"clip_norm", "zero_grads"} <= inspect.signature(record.cls).parameters.keys()
 
 
+def first_of_rules() -> list[Record]:
+    """The first record of each rule."""
+    found: dict[str, Record] = {}
+    for r in RECORDS:
+        found.setdefault(r.cls.rule(r.hyper()), r)
+    return list(found.values())
+
+
+WITH_ALL = {*map(str, OF_KINDS), *map(str, first_of_rules())}
 CASES = [
     replace(r, words=", ".join(filter(None, [r.words, words])), options={**r.options, **options}, loss_scale=loss_scale)
     for r in RECORDS
     for words, options, loss_scale in SHARED
-    if takes(r, options)
+    if takes(r, options) and (not words or str(r) in WITH_ALL)
 ]

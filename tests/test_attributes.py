@@ -10,16 +10,15 @@ import time
 
 import numpy as np
 import pytest
-from optimizers_table import RECORDS, stepped
+from optimizers_table import KINDS, OF_KINDS, stepped
 from support import bits, looked_ahead, rand, whole
 from test_errors import everything, says
 
 import fastopt
 from fastopt import NAG, SGD, Adam, AdamW, RMSprop
-from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import CosineDecay, Warmup
 
-CLASSES = list(OPTIMIZERS.values())
+CLASSES = list(KINDS.values())
 OTHER = {"lr": 0.5, "weight_decay": 0.25, "betas": (0.5, 0.25), "eps": 0.125, "nonfinite": "skip", "clip_norm": 2.5}
 OTHER |= {"momentum": 0.5, "dampening": 0.25, "alpha": 0.75, "decay_mask": lambda path, array: False}
 
@@ -203,7 +202,7 @@ def test_current_lr_is_the_number_that_the_next_step_takes():
         SGD(np.zeros(1), lr=lambda t: -1.0).current_lr  # noqa: B018
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=str)
+@pytest.mark.parametrize("record", OF_KINDS, ids=str)
 def test_reset_makes_it_as_new(record):
     w = {"a": rand(40), "b": rand(3, 2)}
     grads = [{"a": rand(40, seed=t), "b": rand(3, 2, seed=t) if t != 1 else None} for t in range(4)]
@@ -252,7 +251,7 @@ def layers(dtype="float64"):
 
 
 @pytest.mark.parametrize("reference", [False, True])
-@pytest.mark.parametrize("record", RECORDS, ids=str)
+@pytest.mark.parametrize("record", OF_KINDS, ids=str)
 def test_what_a_mask_leaves_out_is_updated_as_without_decay(record, reference):
     w, apart = layers(), layers()
     options = {**record.options, "weight_decay": 0.125}

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from optimizers_table import REALS, RECORDS, stepped
+from optimizers_table import OF_KINDS, REALS, stepped
 from test_errors import everything, says
 
 from fastopt import NAG, SGD, Adam
@@ -55,7 +55,7 @@ def copied(tree):
 
 @ways
 @pytest.mark.parametrize("dtype", REALS)
-@pytest.mark.parametrize("record", RECORDS, ids=str)
+@pytest.mark.parametrize("record", OF_KINDS, ids=str)
 def test_a_copy_bound_to_copies_goes_on_with_the_same_bits(record, dtype, way):
     params = make_params(dtype)
     opt = record.make(params)

@@ -14,14 +14,13 @@ import sys
 
 import numpy as np
 import pytest
-from optimizers_table import stepped
+from optimizers_table import KINDS, stepped
 from processes import in_child
 from support import elsewhere, named
 
 from fastopt import NAG, SGD, Adam, AdamW, RMSprop
-from fastopt.optimizers import OPTIMIZERS
 
-CLASSES = list(OPTIMIZERS.values())
+CLASSES = list(KINDS.values())
 
 
 def digest(array):

@@ -16,6 +16,7 @@ import time
 
 import numpy as np
 import pytest
+from optimizers_table import KINDS
 from processes import fork, in_child, needs_fork, output
 from support import copied, looked_ahead, whole
 
@@ -178,7 +179,7 @@ def test_a_child_forked_in_another_threads_step_has_a_whole_step(name, threads):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_dozens_of_children_forked_in_another_threads_step_have_whole_steps(name, threads):
     shown = forking(name, 1_500_000, 60, threads, most=600, timeout=600)
     assert shown.startswith("{0: "), shown
@@ -464,11 +465,11 @@ class Waiting(SGD):
     inside = go = None
 
     @staticmethod
-    def reference(rule, g, s, c):
+    def reference(rule, p, g, s, c):
         if threading.current_thread() is not threading.main_thread():
             Waiting.inside.set()
             Waiting.go.wait(30)
-        return SGD.reference(rule, g, s, c)
+        return SGD.reference(rule, p, g, s, c)
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from optimizers_table import RECORDS, stepped
+from optimizers_table import OF_KINDS, stepped
 from test_errors import everything, says
 
 from fastopt import NAG, SGD, Adam, AdamW, RMSprop
@@ -28,7 +28,7 @@ def test_a_groups_own_values_override_the_defaults():
     assert b.tolist() == [-0.5 - 0.5 * 1.9] * 3
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=str)
+@pytest.mark.parametrize("record", OF_KINDS, ids=str)
 def test_groups_compute_what_two_optimizers_would(record):
     a, b = rand(7), [rand(2, 3), rand(5)]
     a2, b2 = a.copy(), [x.copy() for x in b]

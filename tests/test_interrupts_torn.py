@@ -18,6 +18,7 @@ from opcode import opname
 
 import numpy as np
 import pytest
+from optimizers_table import KINDS
 from support import SCRATCH, is_torn, known, leaves, looked_ahead
 
 import fastopt
@@ -176,7 +177,7 @@ def goes_on(opt, params, steps, **options):
     assert whole(opt, params) == whole(twin, twins)
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("options", [{}, {"clip_norm": 1.0, "nonfinite": "raise"}], ids=["", "clipped"])
 @pytest.mark.parametrize("change", [None, {"weight_decay": 0.5}], ids=["", "changed"])
 def test_a_step_cut_off_at_any_moment_is_done_or_not(name, options, change):
@@ -207,7 +208,7 @@ def test_a_step_cut_off_at_any_moment_is_done_or_not(name, options, change):
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_reference_step_cut_off_at_any_moment_is_done_or_not_or_says_that_it_is_torn(name, tmp_path):
     wrong = []
     for n in moments():
@@ -236,7 +237,7 @@ def test_a_reference_step_cut_off_at_any_moment_is_done_or_not_or_says_that_it_i
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_lookahead_cut_off_at_any_moment_leaves_the_parameters_where_they_were(name):
     if not hasattr(OPTIMIZERS[name], "lookahead"):
         pytest.skip("has no lookahead")
@@ -266,7 +267,7 @@ def test_a_lookahead_cut_off_at_any_moment_leaves_the_parameters_where_they_were
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_snapshot_cut_off_at_any_moment_is_loaded_or_not(name):
     other, _ = small(OPTIMIZERS[name], 5, weight_decay=0.5)
     snapshot = other.state_dict()

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from optimizers_table import KINDS
 from support import bits, copied, looked_ahead, rand, whole
 
 import fastopt
@@ -109,7 +110,7 @@ def test_a_loop_that_forgot_lookahead_is_told_in_its_first_step():
     assert opt.steps == 0
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_every_optimizer_can_look_ahead_so_that_one_loop_is_for_all(name):
     params = {"w": [rand(5), np.asfortranarray(rand(3, 4))], "b": rand(), "none": np.zeros((0, 2))}
     opt = OPTIMIZERS[name](params, lr=0.1)
@@ -123,7 +124,7 @@ def test_every_optimizer_can_look_ahead_so_that_one_loop_is_for_all(name):
         assert opt.step(grads)
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name != "NAG"])
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "NAG"])
 def test_where_looking_ahead_does_nothing_steps_do_not_ask_for_it(name):
     p, q = rand(5), rand(5)
     opt, twin = OPTIMIZERS[name](p, lr=0.1), OPTIMIZERS[name](q, lr=0.1)
@@ -142,7 +143,7 @@ def test_where_looking_ahead_does_nothing_steps_do_not_ask_for_it(name):
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("layout", ["C", "F", "strided"])
 @pytest.mark.parametrize("nonfinite", ["skip", "raise"])
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_gradients_of_a_step_that_was_not_taken_are_zeroed_too(name, nonfinite, layout, step):
     """An accumulator that has a NaN in it would have it for ever."""
     params = [rand(6, 5), rand(40)]
@@ -456,7 +457,7 @@ def test_a_step_over_as_many_counts_as_arrays_takes_about_as_long():
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_arrays_with_counts_of_their_own_are_updated_as_by_optimizers_of_their_own(name, step):
     cls = OPTIMIZERS[name]
     n = 300
@@ -491,7 +492,7 @@ def test_arrays_with_counts_of_their_own_are_updated_as_by_optimizers_of_their_o
 
 
 @pytest.mark.parametrize("step", STEPS)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("way", ["opt.lr", "group", "update"])
 def test_a_rate_set_before_each_step_gives_the_bits_of_the_schedule(way, name, step):
     schedule = CosineDecay(0.3, total=37, final=0.01)

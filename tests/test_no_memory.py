@@ -10,6 +10,7 @@ import inspect
 
 import numpy as np
 import pytest
+from optimizers_table import KINDS
 from processes import in_child
 from support import copied, is_torn, leaves, looked_ahead, rand, whole
 
@@ -170,7 +171,7 @@ def torn(opt):
     return is_torn(opt, lambda: opt.step(some_grads(1)))
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("options", [{}, {"zero_grads": True, "clip_norm": 0.5}], ids=["", "zeroed"])
 def test_a_reference_step_without_memory_is_done_or_not_or_says_that_it_is_torn(name, options, tmp_path):
     cls = OPTIMIZERS[name]
@@ -203,7 +204,7 @@ def test_a_reference_step_without_memory_is_done_or_not_or_says_that_it_is_torn(
     assert in_child(child, timeout=100) > 10
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS.values())
+@pytest.mark.parametrize("cls", KINDS.values())
 @pytest.mark.parametrize("change", [{}, {"weight_decay": 0.5}], ids=["", "changed"])
 def test_a_lookahead_without_memory_is_entered_or_not_and_always_left(cls, change):
     if not hasattr(cls, "lookahead"):
@@ -234,7 +235,7 @@ def test_a_lookahead_without_memory_is_entered_or_not_and_always_left(cls, chang
     in_child(child, timeout=100)
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS.values())
+@pytest.mark.parametrize("cls", KINDS.values())
 def test_leaving_a_lookahead_never_fails_for_want_of_memory(cls):
     """Not even if there is none at all from the end of the block on."""
     if not hasattr(cls, "lookahead"):
@@ -262,7 +263,7 @@ def test_leaving_a_lookahead_never_fails_for_want_of_memory(cls):
     in_child(child, timeout=100)
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS.values())
+@pytest.mark.parametrize("cls", KINDS.values())
 @pytest.mark.parametrize("more", [{}, {"weight_decay": 0.5}], ids=["", "with decay"])
 def test_a_snapshot_without_memory_is_loaded_or_not(cls, more):
     def child():
@@ -390,7 +391,7 @@ def test_a_bind_without_memory_is_done_or_not(cls, bound):
     assert in_child(child, timeout=100) > 10
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS.values())
+@pytest.mark.parametrize("cls", KINDS.values())
 def test_making_an_optimizer_without_memory_makes_one_or_none(cls):
     def make():
         return [some_params(), None]

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from optimizers_table import REALS, stepped
+from optimizers_table import KINDS, REALS, stepped
 from test_errors import everything, says
 
 from fastopt import NAG, SGD, Adam
@@ -94,7 +94,7 @@ def test_every_nan_is_bad_whatever_its_payload_and_sign(dtype):
         assert not SGD(np.zeros(33, dtype), nonfinite="skip").step(g)
 
 
-@pytest.mark.parametrize("cls", OPTIMIZERS.values())
+@pytest.mark.parametrize("cls", KINDS.values())
 def test_a_skipped_step_then_a_step_is_the_step(cls):
     w, w2 = np.ones(9), np.ones(9)
     opt, twin = cls(w, nonfinite="skip"), cls(w2)
@@ -229,7 +229,7 @@ def test_clipping_never_hides_a_bad_gradient(bad):
 
 
 @pytest.mark.parametrize("dtype", REALS)
-@pytest.mark.parametrize("cls", OPTIMIZERS.values())
+@pytest.mark.parametrize("cls", KINDS.values())
 def test_gradients_of_a_scaled_loss_are_unscaled(cls, dtype):
     w, w2 = np.ones(5, dtype), np.ones(5, dtype)
     opt, twin = cls(w), cls(w2)

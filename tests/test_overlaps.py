@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import as_strided
+from optimizers_table import KINDS
 from processes import in_child
 from support import bits, copied, in_place, looked_ahead, rand, whole
 from test_errors import says
@@ -53,7 +54,7 @@ class Interface:
 
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_gradient_that_overlaps_the_optimizers_own_state_is_refused(name, view, step):
     params = {"a": rand(6, 4), "b": [rand(6, 4, seed=1), np.asfortranarray(rand(6, 4, seed=2))]}
     opt = stateful(OPTIMIZERS[name], params)
@@ -134,7 +135,7 @@ def three(cls=Adam, **options):
     return opt, params
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("turn", [[1, 0, 2], [1, 2, 0], [2, 1, 0]], ids=str)
 def test_live_state_of_parameters_given_to_each_other_changes_places(name, turn):
     opt, params = three(OPTIMIZERS[name])

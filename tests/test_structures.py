@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 import pytest
-from optimizers_table import RECORDS, stepped
+from optimizers_table import OF_KINDS, stepped
 from support import leaves, mapped
 from test_errors import says
 
@@ -69,7 +69,7 @@ def test_each_leaf_is_updated_as_if_it_were_alone(words, make, names, reference)
     assert opt.steps == 3
 
 
-@pytest.mark.parametrize("record", RECORDS, ids=str)
+@pytest.mark.parametrize("record", OF_KINDS, ids=str)
 def test_none_leaves_out_a_parameter_and_its_state(record):
     rng = np.random.default_rng(3)
     params = {"a": rng.normal(size=5), "b": [rng.normal(size=3), np.array(2.0)]}

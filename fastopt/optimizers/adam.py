@@ -91,7 +91,7 @@ class Adam(Optimizer):
         }
 
     @staticmethod
-    def reference(rule: str, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+    def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
         """NumPy twin of adam and amsgrad."""
         m, v = s["m"], s["v"]
         m[...] = c["beta1"] * m + c["rest1"] * g

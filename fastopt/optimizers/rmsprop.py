@@ -94,7 +94,7 @@ class RMSprop(Optimizer):
         return {"alpha": 1.0}, others
 
     @staticmethod
-    def reference(rule: str, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+    def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
         """NumPy twin of the four rmsprop rules."""
         v = s["v"]
         v[...] = c["gamma"] * v + c["rest"] * (g * g)

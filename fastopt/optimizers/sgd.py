@@ -101,7 +101,7 @@ class SGD(Optimizer):
         return {"alpha": 1.0}, {"eta": h["momentum"], "tau": tau}
 
     @staticmethod
-    def reference(rule: str, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+    def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
         """NumPy twin of sgd, momentum and nesterov."""
         if rule == "sgd":
             return c["alpha"] * g  # type: ignore[no-any-return]
