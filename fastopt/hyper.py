@@ -32,6 +32,7 @@ __all__ = [
     "choice",
     "flag",
     "fraction",
+    "is_schedule",
     "learning_rate",
     "mask",
     "nearest",
@@ -43,7 +44,7 @@ __all__ = [
 
 T = TypeVar("T")
 Check = Callable[[str, Any], Any]
-Rate = float | Callable[[int], float]
+Rate = float | Callable[[int], float]  # a number, or a schedule
 
 
 class Declared(Generic[T]):
@@ -87,7 +88,20 @@ class Declared(Generic[T]):
 
 
 class Hyper(Declared[T]):
-    """A hyper-parameter, which each group has: reading gives its value, or a list where groups differ."""
+    """A hyper-parameter, which each group has: reading gives its value, or a list where groups differ.
+
+    A number may be a schedule: a callable of the number of steps taken.
+    """
+
+    def check(self, shown: str, value: Any) -> Any:
+        """Return a value in its normal form, or raise; a schedule is checked when it is called."""
+        return value if callable(value) and self._check in _NUMBERS else super().check(shown, value)
+
+    def at(self, shown: str, value: Any, steps: int) -> Any:
+        """Return the value after so many steps of a schedule, or of a tuple that has one, checked."""
+        if isinstance(value, tuple):
+            return self._check(shown, tuple(one(steps) if callable(one) else one for one in value))
+        return self._check(f"{shown} schedule {value!r} after {steps} steps", value(steps))
 
     if not TYPE_CHECKING:
 
@@ -203,11 +217,17 @@ def proportion(name: str, value: Any) -> float:
     return _number(name, value, "a number from 0 to 1", 0, 1, open_low=False, open_high=False)
 
 
-def betas(name: str, value: Any) -> tuple[float, float]:
-    """Check for two numbers in [0, 1)."""
+def betas(name: str, value: Any) -> tuple[Any, Any]:
+    """Check for two numbers in [0, 1), or schedules."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name} is {value!r}: wanted two numbers")
-    return fraction(f"{name}[0]", value[0]), fraction(f"{name}[1]", value[1])
+    one, two = (x if callable(x) else fraction(f"{name}[{i}]", x) for i, x in enumerate(value))
+    return one, two
+
+
+def is_schedule(value: Any) -> bool:
+    """Whether a hyper-parameter is a schedule, or a tuple that has one."""
+    return callable(value) or (isinstance(value, tuple) and any(map(callable, value)))
 
 
 def flag(name: str, value: Any) -> bool:
@@ -245,3 +265,6 @@ def choice(*choices: str) -> Check:
         return str(value)
 
     return check
+
+
+_NUMBERS = (nonnegative, positive, fraction, proportion, learning_rate)  # checks of what may be a schedule

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -83,7 +84,7 @@ class Optimizer(Snapshots):
 
     params: Given[Params] = Given(kw_only=False)
     lr: Hyper[Rate] = Hyper(hyper.learning_rate, default=1e-3, kw_only=False)
-    weight_decay: Hyper[float] = Hyper(hyper.nonnegative, default=0.0)
+    weight_decay: Hyper[Rate] = Hyper(hyper.nonnegative, default=0.0)
     decoupled: Hyper[bool] = Hyper(hyper.flag, default=False)
     maximize: Hyper[bool] = Hyper(hyper.flag, default=False)
     nonfinite: Option[Literal["propagate", "skip", "raise"]] = Option(
@@ -95,6 +96,9 @@ class Optimizer(Snapshots):
 
     #: state arrays by the rule's letter, and the name users know them by
     slots: ClassVar[Mapping[str, str]] = {}
+    #: numbers that the class keeps for each parameter, and for each group, and what they start at
+    numbers: ClassVar[Mapping[str, float]] = {}
+    group_numbers: ClassVar[Mapping[str, float]] = {}
     #: whether gradients are to be computed inside ``with opt.lookahead():``
     looks_ahead: ClassVar[bool] = False
     #: whether the rule says what p becomes, and not what is subtracted from it
@@ -124,12 +128,17 @@ class Optimizer(Snapshots):
         return "none" if h["weight_decay"] == 0 else "decoupled" if h["decoupled"] else "coupled"
 
     @classmethod
-    def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
+    def scalars(cls, h: Values, t: Steps, *args: Any, **more: Any) -> Any:
         """Return the rule's scalars in steps t, each a number or one for each step.
 
         `t` is an array of step numbers 1, 2, ...: those of many steps are computed at once. First come the scalars
-        that are to be multiplied by the step's learning rate, then the others. A class whose scalars depend on whether
-        a parameter's state is new, since no update has used it yet, takes a third argument, `fresh`, a bool.
+        that are to be multiplied by the step's learning rate, then the others.
+
+        A class takes more by name if it needs it. `rule`: the name of the rule. `fresh`, a bool: whether the
+        parameter's state is new, since no update has used it yet. `lr`: the learning rate, where scalars depend on it
+        otherwise than as a factor. `numbers`: what the class keeps, by name. It is then asked in each step about each
+        parameter of a group that takes part: `t`, `fresh` and the numbers of parameters are arrays with an element for
+        each, numbers of the group are floats, and what these become is returned third, a dict.
         """
         raise NotImplementedError
 
@@ -195,7 +204,8 @@ class Optimizer(Snapshots):
             self._plan.settle(self)
 
     def _plan_of(self, tree: Tree) -> Plan:
-        plan = Plan(tree, tuple(self.slots), self._lock, self.looks_ahead)
+        kept = dict(self.numbers), dict(self.group_numbers)
+        plan = Plan(tree, tuple(self.slots), *kept, self._lock, self.looks_ahead)
         self._configure(plan, self._options)
         return plan
 
@@ -298,9 +308,18 @@ class Optimizer(Snapshots):
         for name in self.hyper_parameters:
             if name not in values:
                 raise ValueError(f"param_groups[{index}] lacks {name!r}")
-        self.check_together(values)
-        if "eps" in values:
-            self._check_eps(f"{where}['eps']" if where else "eps", values["eps"], index, plan)
+        moving: dict[str, Callable[[int], Any]] = {
+            name: partial(self.hyper_parameters[name].at, f"{where}[{name!r}]" if where else name, value)
+            for name, value in values.items()
+            if name != "lr" and hyper.is_schedule(value)
+        }
+
+        def check(now: Values) -> None:
+            self.check_together(now)
+            if "eps" in now:
+                self._check_eps(f"{where}['eps']" if where else "eps", now["eps"], index, plan)
+
+        check(values | {name: value(plan.steps) for name, value in moving.items()})
         source = []
         for name, value in items:
             normal = values.get(name, value)
@@ -314,16 +333,25 @@ class Optimizer(Snapshots):
             self.rule(values),
             self.kind(values),
             self.scalars,
-            self._wants_fresh(),
+            self._wants(),
+            moving,
+            check if moving else None,
             _takes_arrays(values["lr"]),
         )
 
     @classmethod
-    def _wants_fresh(cls) -> bool:
-        """Whether the class's `scalars` takes `fresh`."""
-        code = cls.scalars.__code__
-        takes_more = bool(code.co_flags & 0x04)  # *args, of a class that hands on what it gets
-        return takes_more or "fresh" in code.co_varnames[: code.co_argcount]
+    def _wants(cls) -> set[str]:
+        """Return what the class's `scalars` takes besides hyper-parameters and steps."""
+        found: set[str] = set()
+        for base in cls.__mro__:
+            if "scalars" in vars(base):
+                code = vars(base)["scalars"].__func__.__code__
+                found |= {"rule", "fresh", "lr", "numbers"} & {
+                    *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+                }
+                if not code.co_flags & 0x08:  # else it hands on what it gets by name
+                    break
+        return found
 
     @staticmethod
     def _check_eps(shown: str, eps: float, index: int, plan: Plan) -> None:
@@ -519,14 +547,22 @@ class Optimizer(Snapshots):
 
     @property
     def state(self) -> Mapping[str, Mapping[str, Array]]:
-        """Each parameter's state arrays, by its name and theirs: the arrays themselves, in read-only mappings."""
+        """Each parameter's state arrays, by its name and theirs: the arrays themselves, in read-only mappings.
+
+        Numbers that a class keeps for each parameter, or for its group, are arrays without dimensions there.
+        """
         plan = self._bound()
-        return MappingProxyType(
-            {
-                name: MappingProxyType({self.slots[slot]: array for slot, array in arrays.items()})
-                for name, arrays in zip(plan.names, plan.states, strict=True)
+        found = {}
+        for leaf, (name, arrays) in enumerate(zip(plan.names, plan.states, strict=True)):
+            kept = {self.slots[slot]: array for slot, array in arrays.items()}
+            kept |= {
+                key: values[leaf : leaf + 1].reshape(()) for key, values in zip(self.numbers, plan.numbers, strict=True)
             }
-        )
+            group = plan.tree.groups[leaf]
+            for key, values in zip(self.group_numbers, plan.group_numbers, strict=True):
+                kept[key] = values[group : group + 1].reshape(())
+            found[name] = MappingProxyType(kept)
+        return MappingProxyType(found)
 
     def __repr__(self) -> str:
         """Show hyper-parameters, as steps will take them, and options."""

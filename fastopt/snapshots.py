@@ -87,14 +87,8 @@ class _Fitting:
             live = optimizer._own_group(index)
             group = {**saved, "params": live["params"]}
             for name, value in saved.items():
-                if value is None:
-                    group[name] = live.get(name)
-                    if not callable(group[name]):
-                        raise ValueError(
-                            f"param_groups[{index}] was saved with a schedule as {name}: give it one before loading"
-                        )
-                elif isinstance(value, Mapping):
-                    group[name] = _schedules().restored(value)
+                if name != "params":
+                    group[name] = _live(value, live.get(name), f"param_groups[{index}] was saved with", name)
             self.groups.append(group)
         tree = plan.tree
         needed = [
@@ -125,6 +119,18 @@ class _Fitting:
             for name, keys, states in zip(plan.names, self.keys, plan.states, strict=True)
         ]
 
+        saved_numbers = header.get("numbers", {})
+        if not isinstance(saved_numbers, Mapping):
+            raise ValueError(f"the snapshot is damaged: its numbers are {saved_numbers!r}")
+        of_groups = header.get("group_numbers", [{}] * len(self.groups))
+        if not (isinstance(of_groups, list) and len(of_groups) == len(self.groups)):
+            raise ValueError(f"the snapshot is damaged: the numbers of its groups are {of_groups!r}")
+        #: numbers that the class keeps, of leaves and of groups
+        self.numbers = (
+            _numbers(plan.number_names, [(name, saved_numbers.get(name, {})) for name in plan.names]),
+            _numbers(plan.group_number_names, [(f"group {i}", one) for i, one in enumerate(of_groups)]),
+        )
+
     def replace(
         self, optimizer: Snapshots, states: list[dict[str, Array]], params: list[Array] | None, torn: bool = False
     ) -> None:
@@ -140,6 +146,7 @@ class _Fitting:
             self.fresh,
             self.steps,
             self.skipped,
+            self.numbers,
             items,
             torn,
         )
@@ -154,6 +161,8 @@ class Snapshots:
 
     if TYPE_CHECKING:  # what the other part has
         slots: ClassVar[Mapping[str, str]]
+        numbers: ClassVar[Mapping[str, float]]
+        group_numbers: ClassVar[Mapping[str, float]]
         _plan: Plan | None
         _lock: Lock
         _captured: dict[str, Any] | None
@@ -173,12 +182,7 @@ class Snapshots:
         """Everything but the arrays, as JSON can hold it; a schedule that is none of fastopt's is None."""
         plan = self._bound()
         groups = [
-            {
-                key: _schedules().described(value) if callable(value) else value
-                for key, value in group.items()
-                if key != "params"
-            }
-            for group in self.param_groups
+            {key: _plain(value) for key, value in group.items() if key != "params"} for group in self.param_groups
         ]
         for group, names in zip(groups, _names(plan), strict=True):
             group["params"] = names
@@ -191,7 +195,18 @@ class Snapshots:
         }
         # State of an option that was switched on since the last update: the next one is its first.
         fresh = [n for n, new, count in zip(plan.names, plan.fresh, plan.counts, strict=True) if new and count]
-        return {**header, "fresh": fresh} if fresh else header
+        if fresh:
+            header["fresh"] = fresh
+        if plan.number_names:
+            values = plan.numbers.T.tolist()
+            header["numbers"] = {
+                name: dict(zip(plan.number_names, x, strict=True)) for name, x in zip(plan.names, values, strict=True)
+            }
+        if plan.group_number_names:
+            header["group_numbers"] = [
+                dict(zip(plan.group_number_names, x, strict=True)) for x in plan.group_numbers.T.tolist()
+            ]
+        return header
 
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot of the optimizer, parameters not included: copies that later steps leave alone.
@@ -381,7 +396,9 @@ class Snapshots:
             for group, arrays in zip(tree.groups, plan.states, strict=True):
                 slots[group].update(arrays)
             n = len(plan.arrays)
-            restore(plan, list(map(self._in_order, slots)), None, [{}] * n, [0] * n, [True] * n, 0, 0, [], False)
+            numbers = _started(self.numbers, n), _started(self.group_numbers, len(tree.parts))
+            slots_of_groups = list(map(self._in_order, slots))
+            restore(plan, slots_of_groups, None, [{}] * n, [0] * n, [True] * n, 0, 0, numbers, [], False)
 
     # ---- copies ----
 
@@ -423,6 +440,7 @@ class Snapshots:
             "states": plan.states,
             "counts": plan.counts,
             "fresh": plan.fresh,
+            "numbers": (plan.numbers.copy(), plan.group_numbers.copy()),
         }
 
     def bind(self, params: Any) -> Self:
@@ -471,6 +489,7 @@ class Snapshots:
                 ],
                 captured["steps"][0],
                 captured["steps"][1],
+                (captured["numbers"][0][:, places], captured["numbers"][1]),
                 [],
                 False,
             )
@@ -480,6 +499,47 @@ class Snapshots:
                 object.__setattr__(self, "_plan", plan)  # in C, which takes no memory
                 object.__setattr__(self, "_captured", None)
         return self
+
+
+def _started(numbers: Mapping[str, float], count: int) -> Array:
+    """Numbers as they start, [names, count]."""
+    return np.repeat(np.array([*numbers.values()], np.float64), count).reshape(len(numbers), count)
+
+
+def _numbers(names: tuple[str, ...], owners: list[tuple[str, Any]]) -> Array:
+    """Numbers that a snapshot has, [names, owners]."""
+    found = np.empty((len(names), len(owners)))
+    for column, (owner, saved) in enumerate(owners):
+        if not (isinstance(saved, Mapping) and saved.keys() == set(names)):
+            raise ValueError(
+                f"the snapshot is damaged: the numbers of {owner} are {saved!r}: wanted {', '.join(names)}"
+            )
+        for row, name in enumerate(names):
+            if type(saved[name]) not in (float, int):
+                raise ValueError(f"the snapshot is damaged: {name} of {owner} is {saved[name]!r}")
+            found[row, column] = saved[name]
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """A hyper-parameter as JSON can hold it: a schedule that is none of fastopt's is None."""
+    if isinstance(value, tuple):
+        return list(map(_plain, value))
+    return _schedules().described(value) if callable(value) else value
+
+
+def _live(saved: Any, live: Any, where: str, name: str) -> Any:
+    """The inverse of `_plain`, where `live` is there now."""
+    if saved is None:
+        if not callable(live):
+            raise ValueError(f"{where} a schedule as {name}: give it one before loading")
+        return live
+    if isinstance(saved, list):
+        now = live if isinstance(live, tuple) and len(live) == len(saved) else [None] * len(saved)
+        return tuple(
+            _live(one, other, where, f"{name}[{i}]") for i, (one, other) in enumerate(zip(saved, now, strict=True))
+        )
+    return _schedules().restored(saved) if isinstance(saved, Mapping) else saved
 
 
 def _schedules() -> Any:

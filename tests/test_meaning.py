@@ -561,10 +561,10 @@ class Failing(fastopt.RMSprop):
     """Cannot say its scalars with momentum."""
 
     @classmethod
-    def scalars(cls, h, t):
+    def scalars(cls, h, t, **more):
         if h["momentum"]:
             raise KeyError("scalars")
-        return super().scalars(h, t)
+        return super().scalars(h, t, **more)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -596,8 +596,8 @@ class HandsOn(SGD):
     """Hands on whatever it is asked with."""
 
     @classmethod
-    def scalars(cls, h, t, *args):
-        return super().scalars(h, t, *args)
+    def scalars(cls, h, t, **more):
+        return super().scalars(h, t, **more)
 
 
 def test_a_class_that_hands_on_what_it_gets_is_told_of_new_state():
@@ -615,10 +615,10 @@ def test_state_made_in_the_midst_of_a_step_that_does_not_use_it_stays_new():
 
     class Acting(SGD):
         @classmethod
-        def scalars(cls, h, t, fresh=False):
+        def scalars(cls, h, t, **more):
             while act:
                 act.pop()()
-            return super().scalars(h, t, fresh)
+            return super().scalars(h, t, **more)
 
     p = np.zeros(1)
     opt = Acting(p, lr=1.0)

@@ -441,9 +441,9 @@ class AskedForScalars(Adam):
     act = staticmethod(lambda: None)
 
     @classmethod
-    def scalars(cls, h, t):
+    def scalars(cls, h, t, **more):
         cls.act()
-        return super().scalars(h, t)
+        return super().scalars(h, t, **more)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -737,9 +737,9 @@ class Rewritten(SGD):
         return super().rule(h)
 
     @classmethod
-    def scalars(cls, h, t):
+    def scalars(cls, h, t, **more):
         cls.act.get("scalars", lambda: None)()
-        return super().scalars(h, t)
+        return super().scalars(h, t, **more)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -1074,10 +1074,10 @@ def acting(params):
 
     class Acting(Adam):
         @classmethod
-        def scalars(cls, h, t):
+        def scalars(cls, h, t, **more):
             while act:
                 act.pop()()
-            return super().scalars(h, t)
+            return super().scalars(h, t, **more)
 
     return Acting(params), act
 
@@ -1176,9 +1176,9 @@ class AskedInSGD(SGD):
     act: dict[float, object] = {}  # noqa: RUF012
 
     @classmethod
-    def scalars(cls, h, t, fresh=False):
+    def scalars(cls, h, t, **more):
         cls.act.pop(h["lr"], lambda: None)()
-        return super().scalars(h, t, fresh)
+        return super().scalars(h, t, **more)
 
 
 LOOKED_AT = {

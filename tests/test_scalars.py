@@ -19,9 +19,9 @@ class Counted(Adam):
     """Adam that remembers which steps it was asked for."""
 
     @classmethod
-    def scalars(cls, h, t):
+    def scalars(cls, h, t, **more):
         cls.asked.append(np.array(t))
-        return super().scalars(h, t)
+        return super().scalars(h, t, **more)
 
 
 @pytest.fixture
@@ -32,8 +32,9 @@ def asked():
 
 def wanted(cls, group, lr, t):
     """The scalars of one step, asked for alone."""
-    fresh = {"fresh": t == 1} if "fresh" in inspect.signature(cls.scalars).parameters else {}
-    rates, others = cls.scalars(group, np.array([t]), **fresh)
+    given = {"fresh": t == 1, "lr": lr, "rule": cls.rule(group)}
+    more = {name: given[name] for name in given if name in inspect.signature(cls.scalars).parameters}
+    rates, others = cls.scalars(group, np.array([t]), **more)
     scalars = {**{name: lr * value for name, value in rates.items()}, **others}
     return {name: float(np.ravel(value)[0]) for name, value in scalars.items()}
 
@@ -131,8 +132,8 @@ def test_counts_that_were_loaded_have_their_scalars():
 def test_scalars_that_do_not_fit_the_rule_are_an_error_before_anything_is_written(error, change):
     class Wrong(Adam):
         @classmethod
-        def scalars(cls, h, t):
-            return change(*super().scalars(h, t))
+        def scalars(cls, h, t, **more):
+            return change(*super().scalars(h, t, **more))
 
     p = np.ones(3)
     opt = Wrong(p)

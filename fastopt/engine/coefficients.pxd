@@ -14,11 +14,19 @@ cdef class Terms:
     cdef uint64_t version      # and its version when it was last compared with them
     cdef bint flush            # whether kernels flushed denormals then
     cdef readonly dict values
+    cdef readonly dict now     # these in this step: what is a schedule has its value
+    cdef dict moving           # functions that give those, of the number of steps
+    cdef object check
     cdef readonly str rule, kind
     cdef object scalars
+    cdef dict more             # what these take by name in any step
     cdef tuple names           # of the rule's scalars, in order
     cdef Py_ssize_t columns    # so many
-    cdef readonly bint wants_fresh      # whether they depend on the state being new
+    cdef readonly bint wants_fresh      # whether they depend on the state being new,
+    cdef bint wants_lr                  # on the learning rate otherwise than as a factor,
+    cdef bint wants_numbers             # or on numbers that the class keeps
+    cdef double asked_rate              # the learning rate that those in the table are for
+    cdef bint one                       # ask for one step only, next time
     cdef bint times_lr[FO_MAX_SCALARS]  # which of them are to be multiplied by the learning rate
     cdef double *table         # [steps][scalars] for steps `begin` to `end` - 1, state not new
     cdef Py_ssize_t room_table
@@ -36,7 +44,12 @@ cdef class Terms:
     cdef double rate(self, int64_t steps) except -1
     cdef int have(self, int64_t t) except -1
     cdef int have_all(self, list places) except -1
+    cdef int move(self, int64_t steps) except -1
+    cdef int at_rate(self, double lr) except -1
+    cdef int forget(self) except -1
     cdef int ask(self, object steps, bint fresh, double *to) except -1
+    cdef dict ask_each(self, object steps, object fresh, double lr, dict numbers)
+    cdef int put(self, dict rates, dict others, Py_ssize_t n, double *to) except -1
     cdef void inherit(self, Terms old)
     cdef const double *row(self, int64_t t, bint fresh) except NULL
     cdef void fold(self, fo_coef *c, const double *row, double lr, double scale) noexcept

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 from ..optimizer import Scalars
@@ -15,6 +15,8 @@ class Terms:
         rule: str,
         kind: str,
         scalars: Callable[..., tuple[Scalars, Scalars]],
-        wants_fresh: bool,
+        wants: Set[str],
+        moving: dict[str, Callable[[int], Any]],
+        check: Callable[[dict[str, Any]], None] | None,
         ahead: bool,
     ) -> None: ...

@@ -88,19 +88,26 @@ cdef class Terms:
     rule, kind : str
         Its rule and its kind of weight decay: none, coupled or decoupled.
     scalars : callable
-        The class's ``scalars(values, t)``, or ``scalars(values, t, fresh)``.
-    wants_fresh : bool
-        Whether it takes `fresh`.
+        The class's ``scalars(values, t)``.
+    wants : set of str
+        What it takes besides: "rule", "fresh", "lr", "numbers".
+    moving : dict of str to callable
+        Hyper-parameters besides the learning rate that are schedules, and functions of the number of steps that give
+        their values, checked.
+    check : callable
+        The check of all of `values` together.
     ahead : bool
         Whether the learning rate is a schedule that can be called with an array of steps.
     """
 
-    def __init__(self, dict live, list source, dict values, str rule, str kind, object scalars, bint wants_fresh,
-                 bint ahead):
+    def __init__(self, dict live, list source, dict values, str rule, str kind, object scalars, object wants,
+                 dict moving, object check, bint ahead):
         fo_watch(live)
         self.live, self.source, self.flush = live, source, flush
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
-        self.wants_fresh = wants_fresh
+        self.wants_fresh, self.wants_lr, self.wants_numbers = "fresh" in wants, "lr" in wants, "numbers" in wants
+        self.more = {"rule": rule} if "rule" in wants else {}
+        self.now, self.moving, self.check, self.asked_rate = values, moving, check, -1.0
         self.names = rules()[rule][1]
         self.columns = len(self.names)
         self.places = {}
@@ -108,23 +115,72 @@ cdef class Terms:
         self.lr = 0.0 if self.schedule is not None else values["lr"]
         self.ahead, self.first_rate = ahead, -TABLE
         self.sign = -1.0 if values["maximize"] else 1.0
-        self.decay = values["weight_decay"]
+        self.decay = 0.0 if "weight_decay" in moving else values["weight_decay"]
         self.decoupled = kind == "decoupled"
 
     def __dealloc__(self):
         PyMem_Free(self.table)
         PyMem_Free(self.rows)
 
+    cdef int move(self, int64_t steps) except -1:
+        """Evaluate what is a schedule, besides the learning rate."""
+        cdef dict now
+        if not self.moving:
+            return 0
+        now = dict(self.values)
+        for name, value in self.moving.items():
+            now[name] = value(steps)
+        self.check(now)
+        self.decay = now["weight_decay"]
+        if {**now, "lr": None, "weight_decay": None} != {**self.now, "lr": None, "weight_decay": None} or self.wants_lr:
+            self.forget()
+        self.now = now
+        return 0
+
+    cdef int at_rate(self, double lr) except -1:
+        """Have the scalars for this learning rate, if they go by it."""
+        if lr != self.asked_rate:
+            self.forget()
+            self.asked_rate = lr
+        return 0
+
+    cdef int forget(self) except -1:
+        """Let all scalars be asked for anew: a step at a time, as they may change in each."""
+        self.begin = self.end = self.n_rows = 0
+        self.places = {}
+        self.one = True
+        return 0
+
     cdef int ask(self, object steps, bint fresh, double *to) except -1:
         """Put the scalars of these steps into [steps][scalars]."""
-        cdef Py_ssize_t i, n = len(steps), columns = self.columns
+        more = dict(self.more)
+        if self.wants_fresh:
+            more["fresh"] = fresh
+        if self.wants_lr:
+            more["lr"] = self.asked_rate
+        rates, others = self.scalars(self.now, steps, **more)
+        return self.put(rates, others, len(steps), to)
+
+    cdef dict ask_each(self, object steps, object fresh, double lr, dict numbers):
+        """Put the scalars of leaves that are in these steps, with these numbers, into `rows`; what these become."""
+        cdef dict more = dict(self.more, numbers=numbers)
+        if self.wants_fresh:
+            more["fresh"] = fresh
+        if self.wants_lr:
+            more["lr"] = lr
+        rates, others, new = self.scalars(self.now, steps, **more)
+        grow(&self.rows, &self.room_rows, len(steps) * self.columns)
+        self.put(rates, others, len(steps), self.rows)
+        return new
+
+    cdef int put(self, dict rates, dict others, Py_ssize_t n, double *to) except -1:
+        """Put the scalars that a class gave for n steps into [steps][scalars]."""
+        cdef Py_ssize_t i, columns = self.columns
         cdef int k
         cdef double same
         cdef const double *value
         cdef bint one_each
         cdef cnp.ndarray values
-        more = (fresh,) if self.wants_fresh else ()
-        rates, others = self.scalars(self.values, steps, *more)
         if rates.keys() | others.keys() != set(self.names):
             raise KeyError(f"scalars() gave {sorted([*rates, *others])}: the rule {self.rule!r} "
                            f"wants {sorted(self.names)}")
@@ -147,11 +203,12 @@ cdef class Terms:
 
     cdef int have(self, int64_t t) except -1:
         """See to it that step t is in the table, and the next ones with it: asking for one costs almost as much."""
+        cdef Py_ssize_t n = 1 if self.one else TABLE
         if not self.begin <= t < self.end:
             self.begin = self.end = 0  # of no use, until all is in
-            grow(&self.table, &self.room_table, TABLE * self.columns)
-            self.ask(np.arange(t, t + TABLE), False, self.table)
-            self.begin, self.end = t, t + TABLE
+            grow(&self.table, &self.room_table, n * self.columns)
+            self.ask(np.arange(t, t + n), False, self.table)
+            self.begin, self.end, self.one = t, t + n, False
         return 0
 
     cdef int have_all(self, list places) except -1:
@@ -207,10 +264,10 @@ cdef class Terms:
     cdef void inherit(self, Terms old):
         """Take over the table of terms that differ in the learning rate alone, if in anything."""
         # Not while the old ones are being asked for scalars, which runs Python: their table is being filled then.
-        if old.begin < old.end and self.rule == old.rule and {**self.values, "lr": None} == {**old.values, "lr": None}:
+        if old.begin < old.end and not old.moving and self.rule == old.rule and {**self.values, "lr": None} == {**old.values, "lr": None}:
             self.table, old.table = old.table, self.table
             self.room_table, old.room_table = old.room_table, self.room_table
-            self.begin, self.end = old.begin, old.end
+            self.begin, self.end, self.one, self.asked_rate = old.begin, old.end, old.one, old.asked_rate
             memcpy(self.times_lr, old.times_lr, sizeof(self.times_lr))
             old.begin = old.end = 0
 

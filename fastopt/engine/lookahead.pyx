@@ -4,6 +4,7 @@ cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 
 from .chunks cimport UPDATE, Leaf
+from .coefficients cimport Terms
 from .kernels cimport FO_NO_DECAY, fo_coef
 from .lock cimport enter_gate, leave_gate
 from .sweep cimport BREAK_EVEN
@@ -56,7 +57,8 @@ cdef class LookAhead:
             for group in range(plan.n_groups):
                 c = plan.new_coef()
                 c.scale, c.decay = 1.0, 0.0
-                for i, value in enumerate(self.scalars(plan.terms[group].values)):
+                (<Terms>plan.terms[group]).move(plan.steps)
+                for i, value in enumerate(self.scalars(plan.terms[group].now)):
                     c.c[i] = value
             plan.check_parameters()
             plan.sweeper.reserve(&plan.all, False)

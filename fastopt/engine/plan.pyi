@@ -16,6 +16,10 @@ class Plan:
     gradient_names: list[str]
     states: list[dict[str, Array]]
     slots: tuple[str, ...]
+    number_names: tuple[str, ...]
+    group_number_names: tuple[str, ...]
+    numbers: Array
+    group_numbers: Array
     terms: list[Terms]
     tree: Tree
     largest: float
@@ -32,6 +36,8 @@ class Plan:
         self,
         tree: Tree,
         slots: tuple[str, ...],
+        numbers: dict[str, float],
+        group_numbers: dict[str, float],
         lock: Lock,
         looks_ahead: bool,
     ) -> None: ...

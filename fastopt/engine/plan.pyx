@@ -10,7 +10,6 @@ Nothing is written before `update`; and there, nothing fails and no Python code 
 """
 
 cimport cython
-from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
 from libc.string cimport memcpy
 
 cimport numpy as cnp
@@ -18,16 +17,14 @@ cimport numpy as cnp
 from .chunks cimport (
     CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Leaf, Sweep, chunks_of,
     in_order)
-from .coefficients cimport place_of
-from .kernels cimport FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
-from .leaves cimport Watch
+from .coefficients cimport Terms
+from .kernels cimport FO_REALS, fo_coef
 from .lock cimport enter_gate, generation, leave_gate
 from .sweep cimport BREAK_EVEN
 
 import numpy as np
 
 from ..interrupts import held
-from .kernels import DECAY_KINDS
 
 cnp.import_array()
 
@@ -40,26 +37,12 @@ cdef str FORKED = ("this process was forked in the middle of a step of this opti
 
 
 @cython.final
-cdef class Change:
-    """Groups on new terms, with the state they need: all that can fail has been done."""
-
-    def __dealloc__(self):
-        PyMem_Free(self.bindings)
-
-    cdef void withdraw(self, Plan plan) noexcept:
-        """The step is refused: state that will not be there is not new."""
-        if self.stock is not None:
-            for leaf in self.stock.renewed:
-                plan.watches[<Py_ssize_t>leaf].fresh = False
-
-
-@cython.final
-cdef class Plan(State):
+cdef class Plan(Groups):
     """The memory of one optimizer, and what a step does with it.
 
     Parameters
     ----------
-    tree, slots
+    tree, slots, numbers, group_numbers
         As for `State`.
     lock : Lock
         Held during each step.
@@ -67,22 +50,11 @@ cdef class Plan(State):
         Whether each step needs a `LookAhead` before it.
     """
 
-    def __cinit__(self, object tree, tuple slots, Lock lock, bint looks_ahead):
-        self.variant = variant
+    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, Lock lock, bint looks_ahead):
         self.lock = lock
         self.looks_ahead = self.unlooked = looks_ahead
         self.generation = generation
         self.remedy = ""
-        self.terms = [None] * self.n_groups
-        self.bindings = <Binding *>PyMem_Calloc(self.n_groups, sizeof(Binding))
-        self.rates = <double *>PyMem_Calloc(self.n_groups, sizeof(double))
-        if not (self.bindings and self.rates):
-            raise MemoryError
-
-    def __dealloc__(self):
-        PyMem_Free(self.bindings)
-        PyMem_Free(self.rates)
-        PyMem_Free(self.coefs)
 
     def configure(self, bint zero_gradients, bint screened, list decays):
         """Set what options say.
@@ -166,13 +138,6 @@ cdef class Plan(State):
         self.scale = 1.0 if loss_scale is None else owner._unscaling(loss_scale)
         return changes
 
-    cdef int ask_rates(self, list terms) except -1:
-        """Ask for the learning rates of this step."""
-        cdef int group
-        for group in range(self.n_groups):
-            self.rates[group] = (<Terms>terms[group]).rate(self.steps)
-        return 0
-
     cdef bint look(self, object owner) except -1:
         """Act 3: ask the owner about the gradients; False if the step is to be skipped."""
         try:
@@ -236,6 +201,7 @@ cdef class Plan(State):
     cdef bint counted(self) noexcept:
         """Act 5."""
         self.steps += 1
+        self.keep_numbers()
         self.unlooked = self.looks_ahead
         return self.end_step(True)
 
@@ -308,154 +274,6 @@ cdef class Plan(State):
                 pass  # said below
         if self.away is not None and not (but and but in ("load", self.remedy) and self.remedy):
             raise RuntimeError(self.away)
-
-    # -- groups, rules and coefficients --
-
-    cdef int resolve(self, Binding *b, str name, int kind) except -1:
-        """Find a rule's kernels and the slots of its state."""
-        cdef const fo_rule *rule
-        cdef int real
-        for real in range(FO_REALS):
-            rule = self.variant.tables[real].rules
-            while rule.name != NULL and rule.name.decode() != name:
-                rule += 1
-            if rule.name == NULL:
-                raise KeyError(f"there is no rule {name!r}")
-            b.kernel[real], b.kernel[FO_REALS + real] = rule.step[kind], rule.step[FO_NO_DECAY]
-            state = names_of(rule.state)
-            b.n_state = len(state)
-            for i, letter in enumerate(state):
-                b.slot[i] = self.slots.index(letter)
-        return 0
-
-    cdef list changed(self, object owner):
-        """Check the live groups that are not as they were: (group, new terms) of each; None if there are none."""
-        cdef int group
-        cdef list found = None
-        groups = owner.param_groups
-        if len(groups) != self.n_groups:
-            raise ValueError(f"param_groups has {len(groups)} groups: wanted the {self.n_groups} it was made with")
-        for group in range(self.n_groups):
-            live = groups[group]
-            terms = self.terms[group]
-            if terms is None or type(live) is not dict or not (<Terms>terms).hold(live):
-                if found is None:
-                    found = []
-                found.append((group, owner._check_group(group)))
-        return found
-
-    cdef list terms_after(self, list changes):
-        """The terms of all groups once these are adopted."""
-        terms = self.terms[:]
-        for group, new in changes:
-            terms[group] = new
-        return terms
-
-    cdef Change prepared(self, object owner, list changes):
-        """Groups on new terms: all that can fail of it."""
-        cdef Change change = Change()
-        change.terms = self.terms_after(changes)
-        change.bindings = <Binding *>PyMem_Calloc(self.n_groups, sizeof(Binding))
-        if change.bindings == NULL:
-            raise MemoryError
-        memcpy(change.bindings, self.bindings, self.n_groups * sizeof(Binding))
-        wanted = []
-        for group, terms in changes:
-            wanted.append((self.first_leaf[<int>group], self.first_leaf[<int>group + 1], owner._slots_of(terms.rule)))
-            self.resolve(&change.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind])
-            if self.terms[group] is not None:
-                (<Terms>terms).inherit(self.terms[group])
-        change.stock = self.stock(wanted)
-        if change.stock is not None:
-            for leaf, _ in change.stock.places:
-                if not self.watches[<Py_ssize_t>leaf].fresh:
-                    change.stock.renewed.append(leaf)
-                    self.watches[<Py_ssize_t>leaf].fresh = True
-        return change
-
-    cdef void adopt(self, Change change) noexcept:
-        """Go on with changed groups on their new terms."""
-        cdef Py_ssize_t i
-        if change.stock is not None:
-            self.install(change.stock)
-        self.terms, change.terms = change.terms, self.terms
-        self.bindings, change.bindings = change.bindings, self.bindings
-        for i in range(self.n_leaves):
-            self.leaves[i].arrays = 2 + self.bindings[self.leaves[i].group].n_state
-        self.renumber()
-
-    def settle(self, object owner):
-        """Take over what changed in the live groups."""
-        changes = self.changed(owner)
-        if changes:
-            self.adopt(self.prepared(owner, changes))
-
-    cdef int set_coefficients(self, list terms) except -1:
-        """Give every active leaf the coefficients of its group for its number of updates."""
-        cdef int group, first
-        cdef int64_t t = 0
-        cdef bint fresh = False
-        cdef Py_ssize_t i
-        cdef const Watch *h
-        cdef Terms own
-        self.n_coefs = 0
-        for group in range(self.n_groups):
-            own = terms[group]
-            first = self.n_coefs
-            for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
-                if not self.leaves[i].active:
-                    continue
-                h = &self.watches[i]
-                if self.n_coefs == first:
-                    self.new_coef()
-                    t, fresh = h.count + 1, h.fresh and own.wants_fresh
-                elif h.count + 1 != t or (h.fresh and own.wants_fresh) != fresh:
-                    t = -1
-                    break
-                if self.leaves[i].coef != first:
-                    self.leaves[i].coef = first
-            if self.n_coefs == first:
-                continue
-            if t < 0 or fresh:
-                self.n_coefs = first
-                self.set_mixed(group, own)
-            else:
-                if not own.begin <= t < own.end:
-                    self.stale = True
-                    own.have(t)
-                own.fold(&self.coefs[first], own.table + (t - own.begin) * own.columns, self.rates[group], self.scale)
-        return 0
-
-    cdef int set_mixed(self, int group, Terms own) except -1:
-        """The same for a group whose leaves differ in their number of updates, or have new state."""
-        cdef int64_t t = 0
-        cdef bint fresh = False
-        cdef Py_ssize_t i
-        cdef list places = []
-        self.stale = True
-        for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
-            if self.leaves[i].active:
-                places.append(place_of(self.watches[i].count + 1, self.watches[i].fresh and own.wants_fresh))
-        own.have_all(places)
-        for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
-            if not self.leaves[i].active:
-                continue
-            if t != self.watches[i].count + 1 or fresh != (self.watches[i].fresh and own.wants_fresh):
-                t, fresh = self.watches[i].count + 1, self.watches[i].fresh and own.wants_fresh
-                own.fold(self.new_coef(), own.row(t, fresh), self.rates[group], self.scale)
-            self.leaves[i].coef = self.n_coefs - 1
-        return 0
-
-    cdef fo_coef *new_coef(self) except NULL:
-        cdef fo_coef *grown
-        if self.n_coefs == self.room_coefs:
-            grown = <fo_coef *>PyMem_Realloc(self.coefs, (2 * self.room_coefs + 4) * sizeof(fo_coef))
-            if grown == NULL:
-                raise MemoryError
-            self.coefs = grown
-            self.room_coefs = 2 * self.room_coefs + 4
-        self.n_coefs += 1
-        return &self.coefs[self.n_coefs - 1]
 
     def coefficients(self, Py_ssize_t leaf):
         """Return a leaf's kind of decay, gradient factor, decay and scalars by name in this step."""

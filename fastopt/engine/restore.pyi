@@ -16,6 +16,7 @@ def restore(
     fresh: Sequence[bool],
     steps: int,
     skipped: int,
+    numbers: tuple[Array, Array],
     items: Sequence[tuple[dict[str, Any], str, Any]],
     torn: bool,
 ) -> None: ...

@@ -22,7 +22,7 @@ cdef struct Move:
 
 
 def restore(Plan plan, list slots, list params, list states, list counts, list fresh, int64_t steps, int64_t skipped,
-            list items, bint torn):
+            tuple numbers, list items, bint torn):
     """Take over a snapshot, in one piece: whatever can fail fails before anything has changed.
 
     Parameters
@@ -37,6 +37,8 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
         types and shapes that are wanted, and share no memory with what they replace.
     counts, fresh, steps, skipped
         What these become.
+    numbers : (array, array)
+        What numbers of leaves and of groups become.
     items : list of (dict, key, value)
         What live groups are to hold under keys that they have.
     torn : bool
@@ -45,7 +47,7 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
     cdef Py_ssize_t i, n = 0
     cdef Stock stock
     cdef Move *moves = NULL
-    cdef int64_t *numbers = NULL
+    cdef int64_t *counted = NULL
     cdef cnp.ndarray to
     wanted = []
     for i in range(plan.n_groups):
@@ -58,6 +60,7 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
     if params is not None:
         plan.check_parameters()
         pairs += zip(plan.arrays, params)
+    pairs += zip((plan.numbers, plan.group_numbers), numbers)
     for array, source in pairs:
         if source is not None:
             if source.dtype != array.dtype or source.shape != array.shape:
@@ -67,11 +70,11 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
         sources.append(source)
     try:
         moves = <Move *>PyMem_Calloc(len(pairs) + 1, sizeof(Move))
-        numbers = <int64_t *>PyMem_Calloc(2 * plan.n_leaves + 1, sizeof(int64_t))
-        if not (moves and numbers):
+        counted = <int64_t *>PyMem_Calloc(2 * plan.n_leaves + 1, sizeof(int64_t))
+        if not (moves and counted):
             raise MemoryError
         for i in range(plan.n_leaves):
-            numbers[2 * i], numbers[2 * i + 1] = counts[i], fresh[i]
+            counted[2 * i], counted[2 * i + 1] = counts[i], fresh[i]
         for (array, _), source in zip(pairs, sources):
             to = array
             moves[n].to, moves[n].nbytes = <char *>cnp.PyArray_DATA(to), cnp.PyArray_NBYTES(to)
@@ -87,7 +90,7 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
                 else:
                     memcpy(moves[i].to, moves[i].source, moves[i].nbytes)
         for i in range(plan.n_leaves):
-            plan.watches[i].count, plan.watches[i].fresh = numbers[2 * i], numbers[2 * i + 1]
+            plan.watches[i].count, plan.watches[i].fresh = counted[2 * i], counted[2 * i + 1]
         plan.steps, plan.skipped = steps, skipped
         plan.away, plan.remedy, plan.unlooked = None, "", plan.looks_ahead
         if torn:
@@ -98,4 +101,4 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
             group[key] = value
     finally:
         PyMem_Free(moves)
-        PyMem_Free(numbers)
+        PyMem_Free(counted)

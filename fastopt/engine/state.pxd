@@ -1,5 +1,7 @@
 """What a leaf has besides its parameter, for the rooms that build on it."""
 
+cimport numpy as cnp
+
 from .chunks cimport Layout, Sweep
 from .leaves cimport Extent, Leaves
 from .sweep cimport Sweeper
@@ -16,7 +18,13 @@ cdef class Stock:
 cdef class State(Leaves):
     cdef readonly tuple slots
     cdef readonly list states    # of each leaf, its arrays by slot
+    cdef readonly tuple number_names, group_number_names
+    # Numbers that a class keeps, and what they will be when the step is over: float64 [names, leaves], [names, groups].
+    cdef readonly cnp.ndarray numbers, group_numbers
+    cdef cnp.ndarray next_numbers, next_group_numbers
+    cdef bint *asked             # [groups]: whether this step has asked the class what they will be
     cdef Sweeper sweeper
 
+    cdef void keep_numbers(self) noexcept
     cdef Stock stock(self, list wanted)
     cdef void install(self, Stock stock) noexcept

@@ -1,4 +1,4 @@
-"""Slots, counts, allocator: what does a leaf have besides its parameter?"""
+"""Slots, counts, numbers, allocator: what does a leaf have besides its parameter?"""
 
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.stdint cimport uintptr_t
@@ -44,14 +44,45 @@ cdef class State(Leaves):
     tree : Tree
     slots : tuple of str
         Names of the state arrays a parameter may have, as rules call them.
+    numbers, group_numbers : dict of str to float
+        Numbers that each leaf has, and each group, and what they start at.
     """
 
-    def __cinit__(self, object tree, tuple slots, *_):
+    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, *_):
         if len(slots) > FO_MAX_STATE:
             raise ValueError(f"slots has {len(slots)} names: wanted at most {FO_MAX_STATE}")
         self.slots = slots
         self.states = list(map(dict, [()] * self.n_leaves))
         self.sweeper = Sweeper()
+        self.number_names, self.group_number_names = tuple(numbers), tuple(group_numbers)
+        self.numbers = np.empty((len(numbers), self.n_leaves))
+        self.group_numbers = np.empty((len(group_numbers), self.n_groups))
+        for kept, start in ((self.numbers, numbers), (self.group_numbers, group_numbers)):
+            for k, value in enumerate(start.values()):
+                kept[k] = value
+        self.next_numbers, self.next_group_numbers = self.numbers.copy(), self.group_numbers.copy()
+        self.asked = <bint *>PyMem_Calloc(self.n_groups + 1, sizeof(bint))
+        if self.asked == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.asked)
+
+    cdef void keep_numbers(self) noexcept:
+        """The step is over: numbers are what it has made of them."""
+        cdef Py_ssize_t i, k
+        cdef double *kept = <double *>cnp.PyArray_DATA(self.numbers)
+        cdef double *made = <double *>cnp.PyArray_DATA(self.next_numbers)
+        for k in range(cnp.PyArray_DIM(self.numbers, 0)):
+            for i in range(self.n_leaves):
+                if self.asked[self.leaves[i].group] and self.leaves[i].active:
+                    kept[k * self.n_leaves + i] = made[k * self.n_leaves + i]
+        kept = <double *>cnp.PyArray_DATA(self.group_numbers)
+        made = <double *>cnp.PyArray_DATA(self.next_group_numbers)
+        for k in range(cnp.PyArray_DIM(self.group_numbers, 0)):
+            for i in range(self.n_groups):
+                if self.asked[i]:
+                    kept[k * self.n_groups + i] = made[k * self.n_groups + i]
 
     def memory_of(self, Py_ssize_t leaf, int slot):
         """The array that an extent is of."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import hyper
 from ..engine.numbers import one_minus_power
-from ..optimizer import Array, Hyper, Optimizer, Scalars, Steps, Values
+from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
 
 __all__ = ["Adam", "AdamW"]
 
@@ -68,8 +68,8 @@ class Adam(Optimizer):
     """
 
     slots: ClassVar[Mapping[str, str]] = {"m": "exp_avg", "v": "exp_avg_sq", "x": "max_exp_avg_sq"}
-    betas: Hyper[tuple[float, float]] = Hyper(hyper.betas, default=(0.9, 0.999))
-    eps: Hyper[float] = Hyper(hyper.nonnegative, default=1e-8)
+    betas: Hyper[tuple[Rate, Rate]] = Hyper(hyper.betas, default=(0.9, 0.999))
+    eps: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-8)
     amsgrad: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
@@ -137,5 +137,5 @@ class AdamW(Adam):
     array([0.95])
     """
 
-    weight_decay: Hyper[float] = Hyper(hyper.nonnegative, default=1e-2)
+    weight_decay: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-2)
     decoupled: Hyper[bool] = Hyper(hyper.flag, default=True, init=False)

@@ -72,10 +72,10 @@ class RMSprop(Optimizer):
 
     slots: ClassVar[Mapping[str, str]] = {"v": "square_avg", "a": "grad_avg", "m": "momentum_buffer"}
     lr: Hyper[Rate] = Hyper(hyper.learning_rate, default=1e-2, kw_only=False)
-    alpha: Hyper[float] = Hyper(hyper.fraction, default=0.99)
-    eps: Hyper[float] = Hyper(hyper.nonnegative, default=1e-8)
+    alpha: Hyper[Rate] = Hyper(hyper.fraction, default=0.99)
+    eps: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-8)
     centered: Hyper[bool] = Hyper(hyper.flag, default=False)
-    momentum: Hyper[float] = Hyper(hyper.proportion, default=0.0)
+    momentum: Hyper[Rate] = Hyper(hyper.proportion, default=0.0)
     eps_inside_sqrt: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
@@ -84,12 +84,12 @@ class RMSprop(Optimizer):
         return f"rmsprop{'_centered' if h['centered'] else ''}{'_momentum' if h['momentum'] else ''}"
 
     @classmethod
-    def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
+    def scalars(cls, h: Values, t: Steps, rule: str) -> tuple[Scalars, Scalars]:
         """Epsilon stands inside the root or outside, and 0 in the other place."""
         inside, outside = (h["eps"], 0.0) if h["eps_inside_sqrt"] else (0.0, h["eps"])
         gamma = h["alpha"]
         others: Scalars = {"gamma": gamma, "rest": 1.0 - gamma, "inside": inside, "outside": outside}
-        if h["momentum"]:
+        if "momentum" in rule:
             others["eta"] = h["momentum"]
         return {"alpha": 1.0}, others
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from .. import hyper
 from ..engine.lookahead import LookAhead
-from ..optimizer import Array, Hyper, Optimizer, Scalars, Steps, Values
+from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
 
 __all__ = ["SGD", "NAG"]  # noqa: RUF022 - by increasing complexity
 
@@ -71,8 +71,8 @@ class SGD(Optimizer):
     """
 
     slots: ClassVar[Mapping[str, str]] = {"m": "momentum_buffer"}
-    momentum: Hyper[float] = Hyper(hyper.proportion, default=0.0)
-    dampening: Hyper[float] = Hyper(hyper.proportion, default=0.0)
+    momentum: Hyper[Rate] = Hyper(hyper.proportion, default=0.0)
+    dampening: Hyper[Rate] = Hyper(hyper.proportion, default=0.0)
     nesterov: Hyper[bool] = Hyper(hyper.flag, default=False)
     lr_in_momentum: Hyper[bool] = Hyper(hyper.flag, default=False)
 
@@ -91,9 +91,9 @@ class SGD(Optimizer):
         return "nesterov" if h["nesterov"] else "momentum" if h["momentum"] else "sgd"
 
     @classmethod
-    def scalars(cls, h: Values, t: Steps, fresh: bool = False) -> tuple[Scalars, Scalars]:
+    def scalars(cls, h: Values, t: Steps, rule: str, fresh: bool = False) -> tuple[Scalars, Scalars]:
         """While m is new it is 0, and the gradient that fills it is not damped."""
-        if not h["momentum"]:
+        if rule == "sgd":
             return {"alpha": 1.0}, {}
         tau = 1.0 if fresh else 1.0 - h["dampening"]
         if h["lr_in_momentum"]:
@@ -164,7 +164,7 @@ class NAG(Optimizer):
 
     looks_ahead = True
     slots: ClassVar[Mapping[str, str]] = {"m": "momentum_buffer", "saved": "lookahead_saved"}
-    momentum: Hyper[float] = Hyper(hyper.proportion, default=0.9)
+    momentum: Hyper[Rate] = Hyper(hyper.proportion, default=0.9)
 
     @classmethod
     def rule(cls, h: Values) -> str:

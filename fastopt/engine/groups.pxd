@@ -1,0 +1,37 @@
+"""Which rule and which coefficients each leaf has, for the rooms that build on it."""
+
+from libc.stdint cimport int64_t
+
+from .chunks cimport Binding
+from .coefficients cimport Terms
+from .kernels cimport fo_coef, fo_variant
+from .state cimport State, Stock
+
+cdef class Groups(State):
+    cdef readonly list terms        # Terms of each group, None before the first check
+    cdef readonly int64_t steps
+    cdef Binding *bindings          # [groups]
+    cdef fo_coef *coefs
+    cdef int n_coefs, room_coefs
+    cdef double *rates              # [groups]: learning rates of this step
+    cdef double scale               # gradient factor of this step
+    cdef const fo_variant *variant
+
+    cdef list changed(self, object owner)
+    cdef list terms_after(self, list changes)
+    cdef Change prepared(self, object owner, list changes)
+    cdef void adopt(self, Change change) noexcept
+    cdef int resolve(self, Binding *b, str name, int kind) except -1
+    cdef int ask_rates(self, list terms) except -1
+    cdef int set_coefficients(self, list terms) except -1
+    cdef int set_mixed(self, int group, Terms own) except -1
+    cdef int set_each(self, int group, Terms own) except -1
+    cdef fo_coef *new_coef(self) except NULL
+
+cdef class Change:
+    # Groups on new terms, ready to be adopted.
+    cdef list terms                 # of all groups
+    cdef Stock stock
+    cdef Binding *bindings          # [groups]
+
+    cdef void withdraw(self, Groups plan) noexcept

@@ -1,0 +1,246 @@
+"""Which rule and which coefficients has each leaf in this step?
+
+Groups that changed are checked, bound to the kernels of their rule, and given the state it needs; then each group comes
+to coefficients: one set for all its leaves, one for each number of updates among them, or one for each leaf.
+"""
+
+cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Realloc
+from libc.string cimport memcpy, memset
+
+cimport numpy as cnp
+
+from .coefficients cimport place_of
+from .kernels cimport FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
+from .leaves cimport Watch
+
+import numpy as np
+
+from .kernels import DECAY_KINDS
+
+cnp.import_array()
+
+
+@cython.final
+cdef class Change:
+    """Groups on new terms, with the state they need: all that can fail has been done."""
+
+    def __dealloc__(self):
+        PyMem_Free(self.bindings)
+
+    cdef void withdraw(self, Groups plan) noexcept:
+        """The step is refused: state that will not be there is not new."""
+        if self.stock is not None:
+            for leaf in self.stock.renewed:
+                plan.watches[<Py_ssize_t>leaf].fresh = False
+
+
+cdef class Groups(State):
+    """The parameters of one optimizer, their state, and what their groups come to.
+
+    Parameters
+    ----------
+    tree, slots, numbers, group_numbers
+        As for `State`.
+    """
+
+    def __cinit__(self, *_):
+        self.variant = variant
+        self.terms = [None] * self.n_groups
+        self.bindings = <Binding *>PyMem_Calloc(self.n_groups, sizeof(Binding))
+        self.rates = <double *>PyMem_Calloc(self.n_groups, sizeof(double))
+        if not (self.bindings and self.rates):
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.bindings)
+        PyMem_Free(self.rates)
+        PyMem_Free(self.coefs)
+
+    cdef int resolve(self, Binding *b, str name, int kind) except -1:
+        """Find a rule's kernels and the slots of its state."""
+        cdef const fo_rule *rule
+        cdef int real
+        for real in range(FO_REALS):
+            rule = self.variant.tables[real].rules
+            while rule.name != NULL and rule.name.decode() != name:
+                rule += 1
+            if rule.name == NULL:
+                raise KeyError(f"there is no rule {name!r}")
+            b.kernel[real], b.kernel[FO_REALS + real] = rule.step[kind], rule.step[FO_NO_DECAY]
+            state = names_of(rule.state)
+            b.n_state = len(state)
+            for i, letter in enumerate(state):
+                b.slot[i] = self.slots.index(letter)
+        return 0
+
+    cdef list changed(self, object owner):
+        """Check the live groups that are not as they were: (group, new terms) of each; None if there are none."""
+        cdef int group
+        cdef list found = None
+        groups = owner.param_groups
+        if len(groups) != self.n_groups:
+            raise ValueError(f"param_groups has {len(groups)} groups: wanted the {self.n_groups} it was made with")
+        for group in range(self.n_groups):
+            live = groups[group]
+            terms = self.terms[group]
+            if terms is None or type(live) is not dict or not (<Terms>terms).hold(live):
+                if found is None:
+                    found = []
+                found.append((group, owner._check_group(group)))
+        return found
+
+    cdef list terms_after(self, list changes):
+        """The terms of all groups once these are adopted."""
+        terms = self.terms[:]
+        for group, new in changes:
+            terms[group] = new
+        return terms
+
+    cdef Change prepared(self, object owner, list changes):
+        """Groups on new terms: all that can fail of it."""
+        cdef Change change = Change()
+        change.terms = self.terms_after(changes)
+        change.bindings = <Binding *>PyMem_Calloc(self.n_groups, sizeof(Binding))
+        if change.bindings == NULL:
+            raise MemoryError
+        memcpy(change.bindings, self.bindings, self.n_groups * sizeof(Binding))
+        wanted = []
+        for group, terms in changes:
+            wanted.append((self.first_leaf[<int>group], self.first_leaf[<int>group + 1], owner._slots_of(terms.rule)))
+            self.resolve(&change.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind])
+            if self.terms[group] is not None:
+                (<Terms>terms).inherit(self.terms[group])
+        change.stock = self.stock(wanted)
+        if change.stock is not None:
+            for leaf, _ in change.stock.places:
+                if not self.watches[<Py_ssize_t>leaf].fresh:
+                    change.stock.renewed.append(leaf)
+                    self.watches[<Py_ssize_t>leaf].fresh = True
+        return change
+
+    cdef void adopt(self, Change change) noexcept:
+        """Go on with changed groups on their new terms."""
+        cdef Py_ssize_t i
+        if change.stock is not None:
+            self.install(change.stock)
+        self.terms, change.terms = change.terms, self.terms
+        self.bindings, change.bindings = change.bindings, self.bindings
+        for i in range(self.n_leaves):
+            self.leaves[i].arrays = 2 + self.bindings[self.leaves[i].group].n_state
+        self.renumber()
+
+    def settle(self, object owner):
+        """Take over what changed in the live groups."""
+        changes = self.changed(owner)
+        if changes:
+            self.adopt(self.prepared(owner, changes))
+
+    cdef int ask_rates(self, list terms) except -1:
+        """Ask for the learning rates of this step, and for what else is a schedule."""
+        cdef int group
+        for group in range(self.n_groups):
+            self.rates[group] = (<Terms>terms[group]).rate(self.steps)
+            (<Terms>terms[group]).move(self.steps)
+        return 0
+
+    cdef int set_coefficients(self, list terms) except -1:
+        """Give every active leaf the coefficients of its group for its number of updates."""
+        cdef int group, first
+        cdef int64_t t = 0
+        cdef bint fresh = False
+        cdef Py_ssize_t i
+        cdef const Watch *h
+        cdef Terms own
+        self.n_coefs = 0
+        memset(self.asked, 0, self.n_groups * sizeof(bint))
+        for group in range(self.n_groups):
+            own = terms[group]
+            if own.wants_numbers:
+                self.set_each(group, own)
+                continue
+            if own.wants_lr:
+                own.at_rate(self.rates[group])
+            first = self.n_coefs
+            for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
+                if not self.leaves[i].active:
+                    continue
+                h = &self.watches[i]
+                if self.n_coefs == first:
+                    self.new_coef()
+                    t, fresh = h.count + 1, h.fresh and own.wants_fresh
+                elif h.count + 1 != t or (h.fresh and own.wants_fresh) != fresh:
+                    t = -1
+                    break
+                if self.leaves[i].coef != first:
+                    self.leaves[i].coef = first
+            if self.n_coefs == first:
+                continue
+            if t < 0 or fresh:
+                self.n_coefs = first
+                self.set_mixed(group, own)
+            else:
+                if not own.begin <= t < own.end:
+                    self.stale = True
+                    own.have(t)
+                own.fold(&self.coefs[first], own.table + (t - own.begin) * own.columns, self.rates[group], self.scale)
+        return 0
+
+    cdef int set_mixed(self, int group, Terms own) except -1:
+        """The same for a group whose leaves differ in their number of updates, or have new state."""
+        cdef int64_t t = 0
+        cdef bint fresh = False
+        cdef Py_ssize_t i
+        cdef list places = []
+        self.stale = True
+        for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
+            if self.leaves[i].active:
+                places.append(place_of(self.watches[i].count + 1, self.watches[i].fresh and own.wants_fresh))
+        own.have_all(places)
+        for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
+            if not self.leaves[i].active:
+                continue
+            if t != self.watches[i].count + 1 or fresh != (self.watches[i].fresh and own.wants_fresh):
+                t, fresh = self.watches[i].count + 1, self.watches[i].fresh and own.wants_fresh
+                own.fold(self.new_coef(), own.row(t, fresh), self.rates[group], self.scale)
+            self.leaves[i].coef = self.n_coefs - 1
+        return 0
+
+    cdef int set_each(self, int group, Terms own) except -1:
+        """The same for a class with numbers of its own, which is asked about each leaf in each step."""
+        cdef Py_ssize_t i, k
+        cdef list active = []
+        for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
+            if self.leaves[i].active:
+                active.append(i)
+        if not active:
+            return 0
+        self.stale = True
+        t, fresh = np.empty(len(active), np.int64), np.empty(len(active), np.bool_)
+        for k, i in enumerate(active):
+            t[k], fresh[k] = self.watches[i].count + 1, self.watches[i].fresh != 0
+        numbers = dict(zip(self.number_names, self.numbers[:, active]))
+        numbers.update(zip(self.group_number_names, self.group_numbers[:, group].tolist()))
+        new = own.ask_each(t, fresh, self.rates[group], numbers)
+        if new.keys() != numbers.keys():
+            raise KeyError(f"scalars() gave the numbers {sorted(new)}: wanted {sorted(numbers)}")
+        for k, name in enumerate(self.number_names):
+            self.next_numbers[k, active] = new[name]
+        for k, name in enumerate(self.group_number_names):
+            self.next_group_numbers[k, group] = new[name]
+        for k, i in enumerate(active):
+            own.fold(self.new_coef(), own.rows + k * own.columns, self.rates[group], self.scale)
+            self.leaves[i].coef = self.n_coefs - 1
+        self.asked[group] = True
+        return 0
+
+    cdef fo_coef *new_coef(self) except NULL:
+        cdef fo_coef *grown
+        if self.n_coefs == self.room_coefs:
+            grown = <fo_coef *>PyMem_Realloc(self.coefs, (2 * self.room_coefs + 4) * sizeof(fo_coef))
+            if grown == NULL:
+                raise MemoryError
+            self.coefs = grown
+            self.room_coefs = 2 * self.room_coefs + 4
+        self.n_coefs += 1
+        return &self.coefs[self.n_coefs - 1]
