@@ -28,10 +28,13 @@ __all__ = [
     "Option",
     "Rate",
     "Signature",
+    "above_0",
     "betas",
     "choice",
+    "constant",
     "flag",
     "fraction",
+    "interpolation_betas",
     "is_schedule",
     "learning_rate",
     "mask",
@@ -40,6 +43,8 @@ __all__ = [
     "optional",
     "positive",
     "proportion",
+    "three_betas",
+    "whole",
 ]
 
 T = TypeVar("T")
@@ -202,6 +207,11 @@ def nonnegative(name: str, value: Any) -> float:
     return _number(name, value, "a finite number of at least 0", 0, math.inf, open_low=False, open_high=True)
 
 
+def constant(name: str, value: Any) -> float:
+    """Check for a finite number of at least 0, and no schedule."""
+    return nonnegative(name, value)
+
+
 def positive(name: str, value: Any) -> float:
     """Check for a finite number above 0."""
     return _number(name, value, "a finite number above 0", 0, math.inf, open_low=True, open_high=True)
@@ -217,12 +227,44 @@ def proportion(name: str, value: Any) -> float:
     return _number(name, value, "a number from 0 to 1", 0, 1, open_low=False, open_high=False)
 
 
+def above_0(name: str, value: Any) -> float:
+    """Check for a number in (0, 1]."""
+    return _number(name, value, "a number above 0 and at most 1", 0, 1, open_low=True, open_high=False)
+
+
+def whole(name: str, value: Any) -> int:
+    """Check for a whole number of at least 0."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: wanted a whole number of at least 0")
+    if not 0 <= value < 2**62:
+        raise ValueError(f"{name} is {value!r}: wanted a whole number of at least 0")
+    return int(value)
+
+
+def three_betas(name: str, value: Any) -> tuple[Any, ...]:
+    """Check for three numbers in [0, 1), or schedules."""
+    if not isinstance(value, (tuple, list)) or len(value) != 3:
+        raise TypeError(f"{name} is {value!r}: wanted three numbers")
+    return tuple(x if callable(x) else fraction(f"{name}[{i}]", x) for i, x in enumerate(value))
+
+
 def betas(name: str, value: Any) -> tuple[Any, Any]:
     """Check for two numbers in [0, 1), or schedules."""
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name} is {value!r}: wanted two numbers")
     one, two = (x if callable(x) else fraction(f"{name}[{i}]", x) for i, x in enumerate(value))
     return one, two
+
+
+def interpolation_betas(name: str, value: Any) -> tuple[Any, Any]:
+    """Check for a number in (0, 1] and one in [0, 1), or schedules."""
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise TypeError(f"{name} is {value!r}: wanted two numbers")
+    one, two = value
+    return (
+        one if callable(one) else above_0(f"{name}[0]", one),
+        two if callable(two) else fraction(f"{name}[1]", two),
+    )
 
 
 def is_schedule(value: Any) -> bool:
@@ -267,4 +309,4 @@ def choice(*choices: str) -> Check:
     return check
 
 
-_NUMBERS = (nonnegative, positive, fraction, proportion, learning_rate)  # checks of what may be a schedule
+_NUMBERS = (nonnegative, positive, fraction, proportion, above_0, learning_rate)  # checks of what may be a schedule

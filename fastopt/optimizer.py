@@ -20,6 +20,7 @@ from . import hyper
 from .engine import kernels
 from .engine.coefficients import Terms
 from .engine.lock import Lock
+from .engine.lookahead import Averaged
 from .engine.plan import Plan
 from .hyper import Given, Hyper, Option, Rate
 from .snapshots import Snapshots
@@ -42,6 +43,11 @@ def _takes_arrays(lr: Any) -> bool:
     from .schedules import takes_arrays  # whoever has no schedule is not to wait for its import
 
     return takes_arrays(lr)
+
+
+def _descended(p: Array, u: Array, decay: Any) -> Array:
+    """DESCEND of src_c/rule.h."""
+    return p - u if decay is None else p - (decay * p + u)
 
 
 class Optimizer(Snapshots):
@@ -146,10 +152,16 @@ class Optimizer(Snapshots):
     def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
         """Update the state s in place by the gradient g and return the update: what is subtracted from p.
 
-        With `assigns`, return what p becomes. p itself is not to be written. The rule in plain NumPy, in the same order
+        With `assigns`, return what p becomes; ``c["descend"](p, u)`` is p after an update u, with decoupled decay if
+        there is one. p itself is not to be written. The rule in plain NumPy, in the same order
         of operations as in src_c/rules.c, and so with the same bits. `fastopt.optimizers.words` has the words of
         src_c/rule.h.
         """
+        raise NotImplementedError
+
+    @classmethod
+    def average(cls, h: Values, p: Array, s: Mapping[str, Array]) -> Array:
+        """Return the average of a parameter p with state s, where a class has one."""
         raise NotImplementedError
 
     # ---- making one ----
@@ -443,6 +455,42 @@ class Optimizer(Snapshots):
         self._bound()
         return nullcontext()
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Hold averages of the parameters inside a ``with`` block, and restore their old bits after it.
+
+        For optimizers whose result is an average: `ASGD`, `ScheduleFreeSGD` and `ScheduleFreeAdamW`. A parameter that
+        has had no update stays as it is. Takes memory for a second copy of the parameters.
+
+        Returns
+        -------
+        context manager
+            One to be entered once.
+
+        Raises
+        ------
+        TypeError
+            If the optimizer keeps no average.
+        RuntimeError
+            When it is entered, if the optimizer is looking ahead, or torn.
+        """
+        if type(self).average is Optimizer.average:
+            raise TypeError(f"{type(self).__name__} keeps no average of its parameters")
+        return Averaged(self._bound(), self, self._averages)
+
+    def _averages(self) -> list[Array | None]:
+        plan = self._bound()
+        found: list[Array | None] = []
+        for array, count, states, group in zip(plan.arrays, plan.counts, plan.states, plan.tree.groups, strict=True):
+            made = None
+            if count:
+                order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
+                flat = {slot: state.reshape(-1, order=order) for slot, state in states.items()}
+                h = plan.terms[group].now
+                with kernels.kernel_mode(), np.errstate(all="ignore"):
+                    made = np.array(self.average(h, np.asarray(array).reshape(-1, order=order), flat), array.dtype)
+            found.append(made)
+        return found
+
     # What the engine asks in the course of a step:
 
     def _unscaling(self, loss_scale: Any) -> float:
@@ -503,11 +551,10 @@ class Optimizer(Snapshots):
                 if kind == "coupled":
                     g = g + real(decay) * p
                 s = {slot: state.reshape(-1, order=order) for slot, state in plan.states[leaf].items()}
-                c = {name: real(value) for name, value in scalars.items()}
+                c: dict[str, Any] = {name: real(value) for name, value in scalars.items()}
+                c["descend"] = partial(_descended, decay=real(decay) if kind == "decoupled" else None)
                 u = self.reference(plan.terms[plan.tree.groups[leaf]].rule, p, g, s, c)
-                if kind == "decoupled":
-                    u = real(decay) * p + u
-                p[...] = u if self.assigns else p - u
+                p[...] = u if self.assigns else c["descend"](p, u)
 
     # ---- what is known of it ----
 

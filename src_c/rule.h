@@ -30,6 +30,7 @@ typedef float real;
 typedef unsigned real_bits __attribute__((may_alias));
 #define SIGN_BIT 0x80000000u
 #define EXPONENT_ONE 0x00800000u /* the exponent field's lowest bit */
+enum { CBRT_BIAS = 709921077, CBRT_STEPS = 2 };
 #elif defined REAL_f64
 typedef double real;
 #define EXPORTED(what) PASTE3(fo_##what, f64, ISA)
@@ -37,7 +38,32 @@ typedef double real;
 typedef unsigned long long real_bits __attribute__((may_alias));
 #define SIGN_BIT 0x8000000000000000u
 #define EXPONENT_ONE 0x0010000000000000u
+enum { CBRT_STEPS = 3 };
+#define CBRT_BIAS 0x2A9F7893782DA1CEu
 #endif
+
+/* The cube root of x >= 0, by operations with the same bits everywhere: a third of its
+ * exponent, by shifts since integers are divided one by one, then steps of Halley's. */
+static inline __attribute__((always_inline)) real cube_root(real x)
+{
+    union {
+        real value;
+        real_bits bits;
+    } y = {x};
+    real_bits third = (y.bits >> 2) + (y.bits >> 4);
+    third += third >> 4;
+    third += third >> 8;
+    third += third >> 16;
+    if (sizeof(real) == 8)
+        third += third >> 16 >> 16;
+    y.bits = third + CBRT_BIAS;
+    for (int i = 0; i < CBRT_STEPS; i++) {
+        const real cube = y.value * y.value * y.value;
+        y.value = y.value * ((cube + 2 * x) / (2 * cube + x));
+    }
+    return x == 0 ? x : y.value;
+}
+#define CBRT(x) cube_root(x)
 
 /* EACH(f, a, (x, y)) is f(a, x) f(a, y): the usual deferred recursion, up to 16 names. */
 #define EXPAND(...) EXPAND1(EXPAND1(EXPAND1(EXPAND1(__VA_ARGS__))))

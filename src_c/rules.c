@@ -163,6 +163,159 @@ RULE(amsgrad, (m, v, x), (alpha, beta1, rest1, beta2, rest2, eps))
     }
 }
 
+/* Dozat 2016 as torch has it: g and m weigh as the schedule of the momentum says. */
+RULE(nadam, (m, v), (alpha_g, alpha_m, beta1, rest1, beta2, rest2, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * (g * g);
+        p = DESCEND(p, (alpha_g * g + alpha_m * m) / (SQRT(v) + eps));
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+
+/* AdaBound (Luo et al. 2019, algorithm 2): the rate of each element stays between two. */
+RULE(adabound, (m, v), (alpha, low, high, beta1, rest1, beta2, rest2, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * (g * g);
+        const real rate = alpha / (SQRT(v) + eps);
+        p = DESCEND(p, CLAMP(rate, low, high) * m);
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+
+/* The same, by the largest v so far. */
+RULE(amsbound, (m, v, x), (alpha, low, high, beta1, rest1, beta2, rest2, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v), x = LOAD(x);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * (g * g);
+        x = MAX(v, x);
+        const real rate = alpha / (SQRT(x) + eps);
+        p = DESCEND(p, CLAMP(rate, low, high) * m);
+        STORE(m);
+        STORE(v);
+        STORE(x);
+        STORE(p);
+    }
+}
+
+/* Averaged gradient descent (Polyak & Juditsky 1992, Bottou's schedule): a is the mean of
+ * p from some step on; until then keep is 0 and mu 1, which is exactly a = p. */
+RULE(asgd, (a), (shrink, eta, keep, mu))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), a = LOAD(a);
+        const real g = GRAD(p);
+        p = DESCEND(p, shrink * p + eta * g);
+        a = keep * a;
+        a = a + mu * (p - a);
+        STORE(a);
+        STORE(p);
+    }
+}
+
+/* Adan (Xie et al. 2022, algorithm 1): d averages differences of gradients, q is the last
+ * one. later is 0 in the first step, which has no difference; grow is 1 + lr lambda of
+ * the proximal decay. */
+RULE(adan, (m, d, n, q), (a_m, a_d, beta1, rest1, beta2, rest2, beta3, rest3, eps, later, grow))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), d = LOAD(d), n = LOAD(n), q = LOAD(q);
+        const real g = GRAD(p), difference = later * (g - q);
+        m = beta1 * m + rest1 * g;
+        d = beta2 * d + rest2 * difference;
+        const real x = g + beta2 * difference;
+        n = beta3 * n + rest3 * (x * x);
+        q = g;
+        p = DESCEND(p, (a_m * m + a_d * d) / (SQRT(n) + eps)) / grow;
+        STORE(m);
+        STORE(d);
+        STORE(n);
+        STORE(q);
+        STORE(p);
+    }
+}
+
+/* FTRL-Proximal (McMahan et al. 2013, algorithm 1): p is solved for anew in each step.
+ * n starts at start. */
+RULE(ftrl, (n, z), (start, r, quad, l1, shrinkage))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), n = LOAD(n), z = LOAD(z);
+        const real g = GRAD(p), before = n + start;
+        n = before + g * g;
+        const real root = SQRT(n);
+        z = z + ((g + shrinkage * p) - ((root - SQRT(before)) * r) * p);
+        p = (CLAMP(z, -l1, l1) - z) / (root * r + quad);
+        STORE(n);
+        STORE(z);
+        STORE(p);
+    }
+}
+
+/* MADGRAD (Defazio & Jelassi 2021, algorithm 1): dual averages from where p began, x. */
+RULE(madgrad, (s, v, x), (lamb, eps, c, fresh))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), s = LOAD(s), v = LOAD(v), x = LOAD(x);
+        const real g = GRAD(p);
+        x = fresh != 0 ? p : x;
+        s = s + lamb * g;
+        v = v + lamb * (g * g);
+        const real z = x - s / (CBRT(v) + eps);
+        p = DESCEND(p, c * (p - z));
+        STORE(s);
+        STORE(v);
+        STORE(x);
+        STORE(p);
+    }
+}
+
+/* Schedule-free gradient descent (Defazio et al. 2024, eq. 2 to 4): p is y, where
+ * gradients are taken; z starts at p. */
+RULE(schedule_free_sgd, (z), (c, k, lr, fresh))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), z = LOAD(z);
+        const real g = GRAD(p);
+        z = fresh != 0 ? p : z;
+        p = DESCEND(p, c * (p - z) - k * g);
+        z = z - lr * g;
+        STORE(z);
+        STORE(p);
+    }
+}
+
+/* The same with Adam's scale (algorithm 1); decay is lambda y beside the scaled gradient. */
+RULE(schedule_free_adamw, (z, v), (c, k, lr, fresh, beta2, rest2, root, eps, decay_at_y))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), z = LOAD(z), v = LOAD(v);
+        const real g = GRAD(p);
+        z = fresh != 0 ? p : z;
+        v = beta2 * v + rest2 * (g * g);
+        const real h = root * (g / (SQRT(v) + eps)) + decay_at_y * p;
+        p = DESCEND(p, c * (p - z) - k * h);
+        z = z - lr * h;
+        STORE(z);
+        STORE(v);
+        STORE(p);
+    }
+}
+
 extern const fo_rule EXPORTED(rules)[];
 const fo_rule EXPORTED(rules)[] = {
     ENTRY(sgd),
@@ -176,5 +329,14 @@ const fo_rule EXPORTED(rules)[] = {
     ENTRY(rmsprop_centered_momentum),
     ENTRY(adam),
     ENTRY(amsgrad),
+    ENTRY(nadam),
+    ENTRY(adabound),
+    ENTRY(amsbound),
+    ENTRY(asgd),
+    ENTRY(adan),
+    ENTRY(ftrl),
+    ENTRY(madgrad),
+    ENTRY(schedule_free_sgd),
+    ENTRY(schedule_free_adamw),
     {0},
 };

@@ -31,6 +31,12 @@ KINDS = {name: OPTIMIZERS[name] for name in ("SGD", "NAG", "RMSprop", "Adam", "A
 if os.environ.get("FASTOPT_EVERY_CLASS") == "1":
     KINDS = OPTIMIZERS
 
+# What the rule of a class does that tests of all classes must know of.
+READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # an Inf in p reaches the update
+MOVE_WITHOUT_GRADIENT = {"ASGD", "Ftrl"}  # by a decay of their own
+RATE_IN_STATE = {"NAG", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # another lr, other state
+REFUSE_RATE_0 = {"Ftrl", "AdaBound"}  # which they divide by
+
 REALS = ["float32", "float64"]
 ISAS = kernels.isas()
 THREADS = [1, 2, 5]
@@ -62,7 +68,9 @@ class Record:
         return OPTIMIZERS[self.name]
 
     def make(self, params: Any, **more: Any) -> Optimizer:
-        """The optimizer; `more` goes before the record's options."""
+        """The optimizer; `more` goes before the record's options, but for what the class does not take."""
+        taken = self.cls.hyper_parameters
+        more = {name: value for name, value in more.items() if name not in taken or taken[name].init}
         return self.cls(params, **{**self.options, **more})
 
     def step(self, opt: Optimizer, grads: Any, reference: bool = False) -> bool:
@@ -107,6 +115,51 @@ RECORDS = [
     record("AdamW", "", oracles.adam, torch=True),
     record("AdamW", "amsgrad", oracles.adam, torch=True, betas=(0.9, 0.5), amsgrad=True),
     record("AdamW", "without decay", oracles.adam, torch=True, weight_decay=0.0),
+    record("NAdam", "", oracles.nadam, torch=True),
+    record("NAdam", "fast schedule", oracles.nadam, torch=True, betas=(0.7, 0.9), eps=1e-3, momentum_decay=0.5),
+    record("NAdam", "eps beside the root", oracles.nadam, eps=0.1, eps_hat=True),
+    record("AdaBound", "", oracles.adabound),
+    record("AdaBound", "bounds that close soon", oracles.adabound, betas=(0.8, 0.9), final_lr=0.3, gamma=0.5, eps=1e-3),
+    record("AdaBound", "amsbound", oracles.adabound, betas=(0.9, 0.5), amsbound=True, final_lr=0.01, gamma=0.1),
+    record("ASGD", "", oracles.asgd, torch=True),
+    record("ASGD", "averaging soon", oracles.asgd, torch=True, lambd=0.1, alpha=0.5, t0=2.0),
+    record("Adan", "", oracles.adan),
+    record("Adan", "short memory", oracles.adan, betas=(0.7, 0.5, 0.8), eps=1e-3),
+    record("Adan", "without the proximal form", oracles.adan, no_prox=True),
+    record("Ftrl", "", oracles.ftrl),
+    record(
+        "Ftrl",
+        "all terms",
+        oracles.ftrl,
+        initial_accumulator_value=0.5,
+        l1=0.3,
+        l2=0.1,
+        l2_shrinkage=0.05,
+        beta=1.0,
+    ),
+    record("MADGRAD", "", oracles.madgrad),
+    record("MADGRAD", "without momentum, large eps", oracles.madgrad, momentum=0.0, eps=1e-2),
+    record("ScheduleFreeSGD", "", oracles.schedule_free_sgd),
+    record(
+        "ScheduleFreeSGD",
+        "warmed up",
+        oracles.schedule_free_sgd,
+        momentum=0.8,
+        warmup_steps=4,
+        r=1.0,
+        weight_lr_power=1.0,
+    ),
+    record("ScheduleFreeAdamW", "", oracles.schedule_free_adamw),
+    record(
+        "ScheduleFreeAdamW",
+        "warmed up",
+        oracles.schedule_free_adamw,
+        betas=(0.95, 0.8),
+        eps=1e-3,
+        warmup_steps=4,
+        r=1.0,
+        weight_lr_power=1.0,
+    ),
 ]
 WITHOUT_RECORD = [name for name in OPTIMIZERS if name not in {r.name for r in RECORDS}]
 RECORDS += [record(name, "defaults", None) for name in WITHOUT_RECORD]

@@ -10,11 +10,13 @@ state s, a dict under torch's names that starts with zeros; it returns the new p
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 
 import numpy as np
 
 exact = np.longdouble
+CUBE_ROOT_ERROR = 4  # roundings, measured in test_words.py
 
 
 class Bounded:
@@ -54,6 +56,9 @@ class Bounded:
     def __sub__(self, x):
         return self + -self._of(x)
 
+    def __rtruediv__(self, x):
+        return self._of(x) / self
+
     __radd__, __rmul__ = __add__, __mul__
 
     def sqrt(self):
@@ -61,6 +66,24 @@ class Bounded:
         root = np.sqrt(self.value)
         near = np.divide(self.error, root, out=np.full_like(root, np.inf), where=root > 0)
         return self._rounded(root, np.minimum(near, np.sqrt(self.error)))
+
+    def cube_root(self):
+        """|∛a - ∛b| is at most |a - b| / ∛a², and at most ∛|a - b|; CBRT is some roundings off: see test_words.py."""
+        root = np.cbrt(self.value)
+        near = np.divide(self.error, root * root, out=np.full_like(root, np.inf), where=root > 0)
+        return Bounded(root, np.minimum(near, np.cbrt(self.error)) + CUBE_ROOT_ERROR * self.u * root, self.u)
+
+    def clamp(self, low, high):
+        """Between two hyper-parameters, each rounded once."""
+        low, high = self._of(low), self._of(high)
+        below, above = (
+            self.value + self.error < low.value - low.error,
+            self.value - self.error > high.value + high.error,
+        )
+        near_low, near_high = (abs(self.value - x.value) <= self.error + x.error for x in (low, high))
+        beside = self.error + np.where(near_low, low.error, 0) + np.where(near_high, high.error, 0)
+        error = np.where(below, low.error, np.where(above, high.error, beside))
+        return Bounded(np.clip(self.value, low.value, high.value), error, self.u)
 
     def maximum(self, x):
         """The larger of two: no rounding, and no more error than the worse of them."""
@@ -113,11 +136,116 @@ def adam(h, t, p, g, s):
     return p - exact(h["lr"]) * (m_hat / (v_hat.sqrt() + h["eps"]))
 
 
+def nadam(h, t, p, g, s):
+    """Dozat 2016, as torch documents it."""
+    beta1, beta2 = map(exact, h["betas"])
+    psi = exact(h["momentum_decay"])
+    mu = [beta1 * (1 - exact(0.5) * exact(0.96) ** (i * psi)) for i in range(1, t + 2)]
+    product = np.prod(mu[:t])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    v_hat = v / (1 - beta2**t)
+    eps = h["eps"] / np.sqrt(1 - beta2**t) if h["eps_hat"] else h["eps"]
+    m_bar = (mu[t] / (1 - product * mu[t])) * m + ((1 - mu[t - 1]) / (1 - product)) * g
+    return p - exact(h["lr"]) * (m_bar / (v_hat.sqrt() + eps))
+
+
+def adabound(h, t, p, g, s):
+    """Luo et al. 2019, algorithm 2, as the authors' package has it; the learning rate has always been this one."""
+    beta1, beta2 = map(exact, h["betas"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    if h["amsbound"]:
+        v = s["max_exp_avg_sq"] = v.maximum(s["max_exp_avg_sq"])
+    step_size = exact(h["lr"]) * np.sqrt(1 - beta2**t) / (1 - beta1**t)
+    gamma, final = exact(h["gamma"]), exact(h["final_lr"])
+    rate = step_size / (v.sqrt() + h["eps"])
+    return p - rate.clamp(final * (1 - 1 / (gamma * t + 1)), final * (1 + 1 / (gamma * t))) * m
+
+
+def asgd(h, t, p, g, s):
+    """Bottou's averaged gradient descent as torch documents it; the learning rate has always been this one."""
+    lr, lambd = exact(h["lr"]), exact(h["lambd"])
+    eta = lr / (1 + lambd * lr * (t - 1)) ** exact(h["alpha"])
+    new = p - (lambd * eta) * p - eta * g
+    mu = 1 if t == 1 else 1 / max(exact(1), t - 1 - exact(h["t0"]))
+    s["ax"] = new if mu == 1 else s["ax"] + mu * (new - s["ax"])
+    return new
+
+
+def adan(h, t, p, g, s):
+    """Xie et al. 2022, algorithm 1; betas are 1 less the paper's, as in the authors' code."""
+    beta1, beta2, beta3 = map(exact, h["betas"])
+    difference = 0 * g if t == 1 else g - s["previous_grad"]
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    d = s["exp_avg_diff"] = beta2 * s["exp_avg_diff"] + (1 - beta2) * difference
+    x = g + beta2 * difference
+    n = s["exp_avg_sq"] = beta3 * s["exp_avg_sq"] + (1 - beta3) * (x * x)
+    s["previous_grad"] = g
+    root = (n / (1 - beta3**t)).sqrt() + h["eps"]
+    new = p - exact(h["lr"]) * ((m / (1 - beta1**t) + beta2 * (d / (1 - beta2**t))) / root)
+    decay = exact(h["lr"]) * exact(h["weight_decay"])
+    return new - decay * p if h["no_prox"] else new / (1 + decay)
+
+
+def ftrl(h, t, p, g, s):
+    """McMahan et al. 2013, algorithm 1, with the terms of Keras: w solves the problem that z and n stand for."""
+    lr, l1 = exact(h["lr"]), exact(h["l1"])
+    before = s["accumulator"] if t > 1 else s["accumulator"] + h["initial_accumulator_value"]
+    n = s["accumulator"] = before + g * g
+    sigma = (n.sqrt() - before.sqrt()) / lr
+    z = s["linear"] = s["linear"] + (g + (2 * exact(h["l2_shrinkage"])) * p) - sigma * p
+    return (z.clamp(-l1, l1) - z) / ((exact(h["beta"]) + n.sqrt()) / lr + 2 * exact(h["l2"]))
+
+
+def madgrad(h, t, p, g, s):
+    """Defazio & Jelassi 2021, algorithm 1; the authors' code adds eps to the rate."""
+    lamb = (exact(h["lr"]) + exact(h["eps"])) * np.sqrt(exact(t))
+    x0 = s["x0"] = p if t == 1 else s["x0"]
+    sums = s["s"] = s["s"] + lamb * g
+    v = s["grad_sum_sq"] = s["grad_sum_sq"] + lamb * (g * g)
+    z = x0 - sums / (v.cube_root() + h["eps"])
+    eta = exact(h["momentum"])
+    return eta * p + (1 - eta) * z
+
+
+def schedule_free_weight(h, t):
+    """The weight c of a step, and its rate: of a constant learning rate with linear warmup."""
+    warmup = h["warmup_steps"]
+    rates = [exact(h["lr"]) * (min(exact(1), exact(k) / warmup) if warmup else 1) for k in range(1, t + 1)]
+    weights = [exact(k) ** exact(h["r"]) * rate ** exact(h["weight_lr_power"]) for k, rate in enumerate(rates, start=1)]
+    return weights[-1] / sum(weights), rates[-1]
+
+
+def schedule_free_sgd(h, t, p, g, s, k):
+    """Defazio et al. 2024, eq. 2 to 4: y, which p is, lies between z and their average x."""
+    beta = exact(h["momentum"])
+    c, rate = schedule_free_weight(h, k)
+    z = s["z"] if t > 1 else p
+    new = (1 - c) * p + c * z - (rate * (1 - beta * (1 - c))) * g
+    s["z"] = z - rate * g
+    return new
+
+
+def schedule_free_adamw(h, t, p, g, s, k):
+    """Defazio et al. 2024, algorithm 1."""
+    beta, beta2 = map(exact, h["betas"])
+    c, rate = schedule_free_weight(h, k)
+    z = s["z"] if t > 1 else p
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    scaled = g / ((v / (1 - beta2**k)).sqrt() + h["eps"]) + exact(h["weight_decay"]) * p
+    new = (1 - c) * p + c * z - (rate * (1 - beta * (1 - c))) * scaled
+    s["z"] = z - rate * scaled
+    return new
+
+
 class Paper:
     """An optimizer by the paper: the same steps as `record`'s class, over copies of `params`."""
 
     def __init__(self, record, params):
-        self.formula, self.h = record.oracle, record.hyper()
+        self.formula, self.h, self.kind = record.oracle, record.hyper(), record.cls.kind
+        self.inside = "weight_decay" in inspect.getsource(record.oracle)  # the formula has the decay
+        self.k = 0  # steps of the group
         self.loss_scale, self.clip_norm = exact(record.loss_scale), record.options.get("clip_norm")
         self.u = exact(np.finfo(params[0].dtype).eps / 2)
         self.p = [self.bounded(p) for p in params]
@@ -129,6 +257,7 @@ class Paper:
 
     def step(self, grads):
         """One step; a gradient None leaves its parameter out."""
+        self.k += 1
         factor = 1 / self.loss_scale
         if self.clip_norm is not None:
             present = [g.astype(exact).ravel() for g in grads if g is not None]
@@ -144,9 +273,11 @@ class Paper:
             old, g = self.p[i], factor * self.bounded(gradient)
             g = -g if self.h["maximize"] else g
             decay = exact(self.h["weight_decay"])
-            if decay and not self.h["decoupled"]:
+            kind = self.kind(self.h)
+            if kind == "coupled":
                 g = g + decay * old
-            new = self.formula(self.h, self.t[i], old, g, self.s[i])
-            if decay and self.h["decoupled"]:
+            more = {"k": self.k} if "k" in inspect.signature(self.formula).parameters else {}
+            new = self.formula(self.h, self.t[i], old, g, self.s[i], **more)
+            if kind == "decoupled" and not self.inside:
                 new = new - (exact(self.h["lr"]) * decay) * old
             self.p[i] = new

@@ -66,6 +66,30 @@ WRONG = {
         (("0.9", 0.9), TypeError, f"[0] is '0.9', a str: {FRACTION}"),
     ],
 }
+ABOVE_0 = "wanted a number above 0 and at most 1"
+WHOLE = "wanted a whole number of at least 0"
+WRONG |= {
+    hyper.constant: WRONG[hyper.nonnegative],
+    hyper.above_0: numbers(ABOVE_0, (0.0, ValueError, " is 0.0: "), (1.5, ValueError, " is 1.5: ")),
+    hyper.whole: [
+        (1.0, TypeError, f" is 1.0, a float: {WHOLE}"),
+        (True, TypeError, f" is True, a bool: {WHOLE}"),
+        ("1", TypeError, f" is '1', a str: {WHOLE}"),
+        (-1, ValueError, f" is -1: {WHOLE}"),
+        (2**70, ValueError, f" is {2**70}: {WHOLE}"),
+    ],
+    hyper.three_betas: [
+        ((0.9, 0.9), TypeError, " is (0.9, 0.9): wanted three numbers"),
+        (0.9, TypeError, " is 0.9: wanted three numbers"),
+        ((0.9, 1.0, 0.9), ValueError, f"[1] is 1.0: {FRACTION}"),
+        ((0.9, 0.9, "x"), TypeError, f"[2] is 'x', a str: {FRACTION}"),
+    ],
+    hyper.interpolation_betas: [
+        ((0.9,), TypeError, " is (0.9,): wanted two numbers"),
+        ((0.0, 0.9), ValueError, f"[0] is 0.0: {ABOVE_0}"),
+        ((1.0, 1.0), ValueError, f"[1] is 1.0: {FRACTION}"),
+    ],
+}
 ROWS = [
     (cls, name, *row)
     for cls in OPTIMIZERS.values()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from optimizers_table import KINDS
+from optimizers_table import KINDS, REFUSE_RATE_0
 from support import bits, leaves, looked_ahead, mapped, whole
 
 import fastopt
@@ -173,6 +173,8 @@ class Dice:
             }
         elif "momentum" in cls.hyper_parameters:
             found["momentum"] = self.number(0, 1)
+        if cls.__name__ in REFUSE_RATE_0:
+            found["lr"] = self.number(0.01, 1)
         return {name: value for name, value in found.items() if cls.hyper_parameters[name].init}
 
 

@@ -54,7 +54,12 @@ def coefficients(opt, grads):
     return found
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+OF_STEPS = [
+    case for case in CASES if not case.cls.numbers and not case.cls.group_numbers
+]  # test_numbers.py: the others
+
+
+@pytest.mark.parametrize("case", OF_STEPS, ids=str)
 def test_each_step_has_its_own_scalars(case):
     p = [np.ones(1)]
     opt = case.make(p)

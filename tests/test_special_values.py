@@ -6,7 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from optimizers_table import CASES, ISAS, REALS, RECORDS, stepped
+from optimizers_table import (
+    CASES,
+    ISAS,
+    MOVE_WITHOUT_GRADIENT,
+    RATE_IN_STATE,
+    READ_P,
+    REALS,
+    RECORDS,
+    REFUSE_RATE_0,
+    stepped,
+)
 
 import fastopt
 from fastopt.engine import kernels
@@ -26,7 +36,12 @@ EXTREMES = [
 ]
 LATEST = {record.name: record for record in RECORDS}
 EXTREME_CASES = [
-    *(replace(r, words=f"{r.words}, lr {lr}", options={**r.options, "lr": lr}) for r in RECORDS for lr in (0.0, 1e30)),
+    *(
+        replace(r, words=f"{r.words}, lr {lr}", options={**r.options, "lr": lr})
+        for r in RECORDS
+        for lr in (0.0, 1e30)
+        if lr or r.name not in REFUSE_RATE_0
+    ),
     *(replace(LATEST[name], words=str(o)[1:-1], options={"lr": 0.1, **o}) for name, o in EXTREMES if name in LATEST),
 ]
 
@@ -113,8 +128,9 @@ def test_an_infinite_parameter_stays_what_it_is_without_decay(record, real):
     opt = record.make(p, weight_decay=0.0)
     for _ in range(3):
         record.step(opt, np.ones(3, real))
-    assert p[0] == np.inf
-    assert p[1] == -np.inf
+    if record.name not in READ_P:
+        assert p[0] == np.inf
+        assert p[1] == -np.inf
     assert p[2] < 1
 
 
@@ -126,21 +142,28 @@ def test_zero_gradients_from_the_start_change_nothing(record, real):
     opt = record.make(p, weight_decay=0.0)
     for _ in range(3):
         record.step(opt, np.zeros(4, real))
+    if record.name in MOVE_WITHOUT_GRADIENT:
+        return
     # -0 - (+0) is -0 and 0 - 0 is 0, so not even a sign changes
     assert p.tobytes() == before
-    assert all(not x.any() for name, x in opt.state["params"].items() if name != "lookahead_saved")
+    elsewhere = {"lookahead_saved", "x0", "z"}  # where p was
+    assert all(not x.any() for name, x in opt.state["params"].items() if x.ndim and name not in elsewhere)
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=str)
 def test_learning_rate_zero_moves_the_moments_only(record):
     p, q = np.array([1.0, -2.0]), np.array([1.0, -2.0])
+    if record.name in REFUSE_RATE_0:
+        with pytest.raises(ValueError, match="lr is 0"):
+            record.step(record.make(p, lr=0.0), np.ones(2))
+        return
     opt, other = record.make(p, lr=0.0, weight_decay=0.0), record.make(q, weight_decay=0.0)
     for _ in range(3):
         g = np.array([0.5, 3.0])
         record.step(opt, g)
         record.step(other, g)
     assert list(p) == [1.0, -2.0]
-    if record.cls is not fastopt.NAG and not record.options.get("lr_in_momentum"):  # there lr is inside the momentum
+    if record.name not in RATE_IN_STATE and not record.options.get("lr_in_momentum"):  # there lr is inside the momentum
         for key, x in opt.state["params"].items():
             assert x.tobytes() == other.state["params"][key].tobytes()
 
@@ -218,7 +241,8 @@ def test_a_parameter_without_gradient_is_as_if_it_were_not_there(record):
             record.step(other, [g])
         else:
             record.step(opt, [None, None])
-    assert b.tobytes() == alone.tobytes()
+    if not record.cls.group_numbers:  # which go on with the group
+        assert b.tobytes() == alone.tobytes()
     assert opt.step_counts == {"params[0]": 6, "params[1]": 3}
 
 

@@ -5,6 +5,7 @@ from ..optimizer import Scalars
 
 class Terms:
     values: dict[str, Any]
+    now: dict[str, Any]
     rule: str
     kind: str
     def __init__(

@@ -11,3 +11,11 @@ cdef class LookAhead:
     cdef Binding *bindings          # [2][groups]: there and back
 
     cdef void go(self, Binding *bindings, object away, bint unlooked) noexcept
+
+cdef class Averaged:
+    cdef Plan plan
+    cdef object owner
+    cdef object averages
+    cdef list arrays                # of each parameter, what it is exchanged with
+
+    cdef void exchange(self, object away) noexcept

@@ -2,6 +2,9 @@
 
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.string cimport memcpy
+
+cimport numpy as cnp
 
 from .chunks cimport UPDATE, Leaf
 from .coefficients cimport Terms
@@ -9,6 +12,9 @@ from .kernels cimport FO_NO_DECAY, fo_coef
 from .lock cimport enter_gate, leave_gate
 from .sweep cimport BREAK_EVEN
 
+cnp.import_array()
+
+cdef str AVERAGED = "the parameters hold averages: leave the `with opt.averaged():` block first"
 cdef str LOOKING = "the optimizer is looking ahead: leave the `with opt.lookahead():` block first"
 
 
@@ -92,4 +98,70 @@ cdef class LookAhead:
         plan.sweep(UPDATE)
         plan.bindings = kept
         plan.away, plan.unlooked = away, unlooked
+        leave_gate()
+
+
+@cython.final
+cdef class Averaged:
+    """Context in which parameters are exchanged with other arrays, and exchanged back.
+
+    Parameters
+    ----------
+    plan : Plan
+    owner : Optimizer
+    averages : callable
+        Gives an array for each parameter, of its type, shape and memory order and with memory of its own, or None for
+        one that is to stay. The parameters' old values lie in these arrays meanwhile.
+    """
+
+    def __cinit__(self, Plan plan, object owner, object averages):
+        self.plan, self.owner, self.averages = plan, owner, averages
+
+    def __enter__(self):
+        cdef Plan plan = self.plan
+        cdef Py_ssize_t i
+        plan.lock.acquire()
+        try:
+            if self.owner._plan is not plan:
+                raise RuntimeError("the optimizer was bound to other parameters since averaged() was called: call it "
+                                   "again")
+            plan.check_ready()
+            plan.settle(self.owner)
+            self.arrays = self.averages()
+            plan.check_parameters()
+            for i in range(plan.n_leaves):
+                if self.arrays[i] is not None and (<cnp.ndarray>self.arrays[i]).nbytes != plan.arrays[i].nbytes:
+                    raise ValueError(f"the average of {plan.names[i]} has another size")
+            self.exchange(AVERAGED)
+        finally:
+            plan.lock.release()
+
+    def __exit__(self, *_):
+        cdef Plan plan = self.plan
+        plan.lock.acquire()
+        if plan.away is AVERAGED:
+            self.exchange(None)
+        plan.lock.release()
+
+    cdef void exchange(self, object away) noexcept:
+        """One way, and the note of where the parameters are now."""
+        cdef Plan plan = self.plan
+        cdef Py_ssize_t i, n, some
+        cdef char tile[4096]
+        cdef char *p
+        cdef char *x
+        enter_gate()
+        for i in range(plan.n_leaves):
+            if self.arrays[i] is None:
+                continue
+            p, x = plan.leaves[i].p, <char *>cnp.PyArray_DATA(<cnp.ndarray>self.arrays[i])
+            n = plan.leaves[i].n * plan.leaves[i].itemsize
+            with nogil:
+                while n > 0:
+                    some = min(n, <Py_ssize_t>sizeof(tile))
+                    memcpy(tile, p, some)
+                    memcpy(p, x, some)
+                    memcpy(x, tile, some)
+                    p, x, n = p + some, x + some, n - some
+        plan.away = away
         leave_gate()

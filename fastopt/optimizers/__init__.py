@@ -6,6 +6,13 @@ from ..optimizer import Optimizer
 from .sgd import *
 from .rmsprop import *
 from .adam import *
+from .nadam import *
+from .adabound import *
+from .asgd import *
+from .adan import *
+from .ftrl import *
+from .madgrad import *
+from .schedule_free import *
 
 #: every optimizer by its name: what the package, the command, the tests, the benchmarks and the pages go through
 OPTIMIZERS: dict[str, type[Optimizer]] = {

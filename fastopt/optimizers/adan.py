@@ -1,0 +1,121 @@
+"""Adan: Nesterov's momentum by differences of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import hyper
+from ..engine.numbers import one_minus_power
+from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
+
+__all__ = ["Adan"]
+
+
+class Adan(Optimizer):
+    r"""Adan.
+
+    .. math::
+        d &= g - q, \qquad q \leftarrow g \qquad (d = 0 \text{ in the first step})\\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
+        n &\leftarrow \beta_2 n + (1 - \beta_2) d\\
+        v &\leftarrow \beta_3 v + (1 - \beta_3) (g + \beta_2 d)^2\\
+        w &\leftarrow \left(w - \alpha \frac{m / (1 - \beta_1^t) + \beta_2 n / (1 - \beta_2^t)}
+            {\sqrt{v / (1 - \beta_3^t)} + \epsilon}\right) \Big/ (1 + \alpha \lambda)
+
+    for each element, t = 1, 2, … being the number of updates the parameter has had. The decay is proximal; with
+    ``no_prox=True`` it is :math:`w \leftarrow w - \alpha \lambda w` beside the update.
+
+    Parameters
+    ----------
+    params : array, list, tuple or dict
+        Parameters or groups, see `Optimizer`.
+    lr : float or callable
+        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+    betas : (float, float, float)
+        :math:`\beta_1`, :math:`\beta_2`, :math:`\beta_3`, in [0, 1): as in the authors' code, 1 less the paper's.
+    eps : float
+        :math:`\epsilon \geq 0`.
+    no_prox : bool
+        Whether the decay is decoupled and not proximal.
+    weight_decay : float
+        :math:`\lambda \geq 0`.
+    maximize : bool
+        Whether to ascend.
+    nonfinite, zero_grads, clip_norm, decay_mask
+        Options of all optimizers, see `Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter cannot be updated in place, or a hyper-parameter is out of range.
+
+    References
+    ----------
+    Xie et al., "Adan: Adaptive Nesterov momentum algorithm", 2022, algorithm 1, and the authors' code. optax's `adan`
+    (0.2.8) weighs the differences otherwise, which is an error there.
+
+    Examples
+    --------
+    >>> import fastopt, numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.Adan(w, lr=0.01, weight_decay=0.1)
+    >>> opt.step(np.array([0.5, -0.25]))
+    True
+    >>> w.round(6)
+    array([ 0.989011, -1.988012])
+    """
+
+    slots: ClassVar[Mapping[str, str]] = {
+        "m": "exp_avg",
+        "d": "exp_avg_diff",
+        "n": "exp_avg_sq",
+        "q": "previous_grad",
+    }
+    assigns = True
+    betas: Hyper[tuple[Rate, Rate, Rate]] = Hyper(hyper.three_betas, default=(0.98, 0.92, 0.99))
+    eps: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-8)
+    no_prox: Hyper[bool] = Hyper(hyper.flag, default=False)
+    decoupled: Hyper[bool] = Hyper(hyper.flag, default=True, init=False)
+
+    @classmethod
+    def rule(cls, h: Values) -> str:
+        """One rule for all."""
+        return "adan"
+
+    @classmethod
+    def kind(cls, h: Values) -> str:
+        """The proximal decay is inside the rule."""
+        return super().kind(h) if h["no_prox"] else "none"
+
+    @classmethod
+    def scalars(cls, h: Values, t: Steps, lr: float, fresh: bool) -> tuple[Scalars, Scalars]:
+        """A new state has no gradient before."""
+        beta1, beta2, beta3 = h["betas"]
+        root = np.sqrt(one_minus_power(beta3, t))
+        return {"a_m": root / one_minus_power(beta1, t), "a_d": root * beta2 / one_minus_power(beta2, t)}, {
+            "beta1": beta1,
+            "rest1": 1.0 - beta1,
+            "beta2": beta2,
+            "rest2": 1.0 - beta2,
+            "beta3": beta3,
+            "rest3": 1.0 - beta3,
+            "eps": h["eps"] * root,
+            "later": 0.0 if fresh else 1.0,
+            "grow": 1.0 if h["no_prox"] else 1.0 + lr * h["weight_decay"],
+        }
+
+    @staticmethod
+    def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+        """NumPy twin of adan."""
+        m, d, n, q = s["m"], s["d"], s["n"], s["q"]
+        difference = c["later"] * (g - q)
+        m[...] = c["beta1"] * m + c["rest1"] * g
+        d[...] = c["beta2"] * d + c["rest2"] * difference
+        x = g + c["beta2"] * difference
+        n[...] = c["beta3"] * n + c["rest3"] * (x * x)
+        q[...] = g
+        u = (c["a_m"] * m + c["a_d"] * d) / (np.sqrt(n) + c["eps"])
+        return c["descend"](p, u) / c["grow"]  # type: ignore[no-any-return]

@@ -1,0 +1,112 @@
+"""NAdam: Adam with Nesterov's momentum, whose weight grows by a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .. import hyper
+from ..engine.numbers import one_minus_power
+from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
+
+__all__ = ["NAdam"]
+
+
+class NAdam(Optimizer):
+    r"""NAdam.
+
+    .. math::
+        \mu_t &= \beta_1 (1 - 0.5 \cdot 0.96^{t \psi}), \qquad \Pi_t = \mu_1 \mu_2 \cdots \mu_t\\
+        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
+        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
+        w &\leftarrow w - \alpha \left(\frac{\mu_{t+1} m}{1 - \Pi_t \mu_{t+1}}
+            + \frac{(1 - \mu_t) g}{1 - \Pi_t}\right) \Big/ \left(\sqrt{v / (1 - \beta_2^t)} + \epsilon\right)
+
+    for each element, t = 1, 2, … being the number of updates the parameter has had. :math:`\Pi` is kept with the state,
+    as ``mu_product``.
+
+    Parameters
+    ----------
+    params : array, list, tuple or dict
+        Parameters or groups, see `Optimizer`.
+    lr : float or callable
+        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+    betas : (float, float)
+        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+    eps : float
+        :math:`\epsilon \geq 0`.
+    momentum_decay : float
+        :math:`\psi \geq 0`. Keras's Nadam is this one with 1.
+    eps_hat : bool
+        Whether :math:`\epsilon` stands beside :math:`\sqrt v`, before the bias correction, as in Keras.
+    weight_decay : float
+        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+    decoupled : bool
+        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+    maximize : bool
+        Whether to ascend.
+    nonfinite, zero_grads, clip_norm, decay_mask
+        Options of all optimizers, see `Optimizer`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter cannot be updated in place, or a hyper-parameter is out of range.
+
+    References
+    ----------
+    Dozat, "Incorporating Nesterov momentum into Adam", 2016. `torch.optim.NAdam`, which keeps the product in float32.
+
+    Examples
+    --------
+    >>> import fastopt, numpy as np
+    >>> w = np.array([1.0, -2.0])
+    >>> opt = fastopt.NAdam(w, lr=0.1)
+    >>> opt.step(np.array([0.5, -0.25]))
+    True
+    >>> w.round(4)
+    array([ 0.8944, -1.8944])
+    """
+
+    slots: ClassVar[Mapping[str, str]] = {"m": "exp_avg", "v": "exp_avg_sq"}
+    numbers: ClassVar[Mapping[str, float]] = {"mu_product": 1.0}
+    lr: Hyper[Rate] = Hyper(hyper.learning_rate, default=2e-3, kw_only=False)
+    betas: Hyper[tuple[Rate, Rate]] = Hyper(hyper.betas, default=(0.9, 0.999))
+    eps: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-8)
+    momentum_decay: Hyper[Rate] = Hyper(hyper.nonnegative, default=4e-3)
+    eps_hat: Hyper[bool] = Hyper(hyper.flag, default=False)
+
+    @classmethod
+    def rule(cls, h: Values) -> str:
+        """One rule for all."""
+        return "nadam"
+
+    @classmethod
+    def scalars(cls, h: Values, t: Steps, numbers: Mapping[str, Any]) -> tuple[Scalars, Scalars, dict[str, Any]]:
+        """The weights of g and m have the root of v's bias correction, as epsilon does."""
+        beta1, beta2 = h["betas"]
+        now, later = (beta1 * (1.0 - 0.5 * 0.96 ** (i * h["momentum_decay"])) for i in (t, t + 1))
+        product = numbers["mu_product"] * now
+        root = np.sqrt(one_minus_power(beta2, t))
+        rates: Scalars = {
+            "alpha_g": root * (1.0 - now) / (1.0 - product),
+            "alpha_m": root * later / (1.0 - product * later),
+        }
+        others: Scalars = {
+            "beta1": beta1,
+            "rest1": 1.0 - beta1,
+            "beta2": beta2,
+            "rest2": 1.0 - beta2,
+            "eps": h["eps"] if h["eps_hat"] else h["eps"] * root,
+        }
+        return rates, others, {"mu_product": product}
+
+    @staticmethod
+    def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+        """NumPy twin of nadam."""
+        m, v = s["m"], s["v"]
+        m[...] = c["beta1"] * m + c["rest1"] * g
+        v[...] = c["beta2"] * v + c["rest2"] * (g * g)
+        return (c["alpha_g"] * g + c["alpha_m"] * m) / (np.sqrt(v) + c["eps"])  # type: ignore[no-any-return]
