@@ -7,8 +7,11 @@ made, when a value is set, and in the first step after a live value changed.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from numbers import Real
+from operator import setitem
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -39,6 +42,7 @@ __all__ = [
     "optional",
     "positive",
     "proportion",
+    "set_all",
 ]
 
 T = TypeVar("T")
@@ -69,6 +73,11 @@ class Declared(Generic[T]):
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
+    @property
+    def is_rate(self) -> bool:
+        """Whether it is a learning rate with the usual check, which steps know too."""
+        return self.name == "lr" and self._check is learning_rate and self.init
+
     def check(self, shown: str, value: Any) -> Any:
         """Return a value in its normal form, or raise TypeError or ValueError; `shown` is its name in the message."""
         value = self._check(shown, value)
@@ -94,15 +103,28 @@ class Hyper(Declared[T]):
         def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
             if optimizer is None:
                 return self
-            values = [group[self.name] for group in optimizer.param_groups]
+            values = [self._in(optimizer, index) for index in range(len(optimizer.param_groups))]
             return values[0] if all(value == values[0] for value in values) else values
 
+        def _in(self, optimizer: Optimizer, index: int) -> Any:
+            """The value in one live group, as a step will take it."""
+            group = optimizer._group(index)
+            if self.name not in group:
+                raise ValueError(f"param_groups[{index}] lacks {self.name!r}")
+            return self.check(f"param_groups[{index}][{self.name!r}]", group[self.name])
+
         def __set__(self, optimizer: Optimizer, value: T) -> None:
-            if self.name == "lr" and type(value) is float and 0.0 <= value < math.inf and optimizer._lock.free:
-                for group in optimizer.param_groups:  # at once: a rate may be set in each step
-                    group["lr"] = value
-            else:
-                optimizer._set_hyper(self.name, self.check(self.name, value))
+            if self.is_rate and type(value) is float and 0.0 <= value < math.inf:  # at once: it may be in each step
+                setting = map(setitem, optimizer.param_groups, repeat("lr"), repeat(value))
+                if optimizer._lock.free:
+                    deque(setting, 0)  # see `set_all`; nor has another thread begun to step since it was free
+                    return
+            optimizer._set_hyper(self.name, self.check(self.name, value))
+
+
+def set_all(groups: Iterable[dict[str, Any]], name: str, value: Any) -> None:
+    """Set a value in all groups, or in none: in one call of C, in which no signal handler and no other thread runs."""
+    deque(map(setitem, groups, repeat(name), repeat(value)), 0)
 
 
 class Option(Declared[T]):
@@ -114,7 +136,7 @@ class Option(Declared[T]):
             return self if optimizer is None else optimizer._options[self.name]
 
         def __set__(self, optimizer: Optimizer, value: T) -> None:
-            optimizer._set_options({**optimizer._options, self.name: self.check(self.name, value)})
+            optimizer._set_option(self.name, self.check(self.name, value))
 
 
 class Given(Generic[T]):
@@ -161,11 +183,11 @@ _ELSEWHERE = {  # what other frameworks call them
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: Any, known: Iterable[str]) -> str:
     """Return ``"did you mean 'lr'?"`` where one of the known names is like this one, else nothing."""
     import difflib  # only for a message
 
-    known = list(known)
+    name, known = str(name), list(known)
     found = [one for one in known if name in _ELSEWHERE.get(one, ())] or difflib.get_close_matches(name, known, n=1)
     return f"did you mean {found[0]!r}?" if found else ""
 

@@ -37,6 +37,7 @@ __all__ = ["Snapshots"]
 Array = npt.NDArray[Any]
 Spec = tuple["np.dtype[Any]", tuple[int, ...]]
 
+_ATTRIBUTES = {"_plan", "_lock", "_captured", "_options"}  # of every optimizer
 _FORMAT = 2  # of checkpoints and state dicts; in 1, a schedule is None
 
 
@@ -87,12 +88,12 @@ class _Fitting:
             live = optimizer._own_group(index)
             group = {**saved, "params": live["params"]}
             for name, value in saved.items():
-                if value is None:
-                    group[name] = live.get(name)
-                    if not callable(group[name]):
-                        raise ValueError(
-                            f"param_groups[{index}] was saved with a schedule as {name}: give it one before loading"
-                        )
+                if value is None and callable(live.get(name)):
+                    group[name] = live[name]
+                elif value is None and not optimizer._may_be_none(name):
+                    raise ValueError(
+                        f"param_groups[{index}] was saved with a schedule as {name}: give it one before loading"
+                    )
                 elif isinstance(value, Mapping):
                     group[name] = _schedules().restored(value)
             self.groups.append(group)
@@ -163,6 +164,8 @@ class Snapshots:
         def _ready(self, but: str = "") -> Plan: ...
         def _plan_of(self, tree: Tree) -> Plan: ...
         def _own_group(self, index: int) -> dict[str, Any]: ...
+        @classmethod
+        def _may_be_none(cls, name: str) -> bool: ...
         def _terms(self, index: int, group: dict[str, Any], plan: Plan) -> Terms: ...
         @classmethod
         def _slots_of(cls, rule: str) -> tuple[str, ...]: ...
@@ -329,7 +332,7 @@ class Snapshots:
                 plan.check_parameters()
             try:
                 fitting = self._fitting(reader.metadata, reader.specs, params)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 reader.read({})  # which says so if the file is damaged
                 raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from None
 
@@ -388,7 +391,7 @@ class Snapshots:
     def __getstate__(self) -> dict[str, Any]:
         with self._lock.reading():
             captured = self._capture()
-            return {**captured, "states": _copied(captured["states"])}
+            return {**captured, "states": _copied(captured["states"]), "own": self._own_attributes()}
 
     def __setstate__(self, captured: dict[str, Any]) -> None:
         self._captured = captured
@@ -396,6 +399,7 @@ class Snapshots:
         self._lock = Lock()
         self.param_groups = captured["groups"]
         self._options = captured["options"]
+        self.__dict__.update(captured.get("own", {}))
 
     def __copy__(self) -> Self:
         return copy.deepcopy(self)
@@ -404,13 +408,23 @@ class Snapshots:
         captured = self.__getstate__()  # its arrays are copies already
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        made.__setstate__({**captured, "groups": copy.deepcopy(captured["groups"], memo)})
+        for name in ("groups", "options", "own"):
+            captured[name] = copy.deepcopy(captured[name], memo)
+        made.__setstate__(captured)
         return made
+
+    def _own_attributes(self) -> dict[str, Any]:
+        """What a subclass has set on itself; a method that was replaced is not to step another optimizer."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in _ATTRIBUTES and not callable(getattr(type(self), name, None))
+        }
 
     def _capture(self, but: str = "") -> dict[str, Any]:
         """Everything but the parameters; the state is not copied."""
         if self._captured is not None:
-            return self._captured
+            return {**self._captured, "groups": self.param_groups, "options": self._options}
         plan = self._ready(but)
         plan.settle(self)
         return {

@@ -17,4 +17,5 @@ class Terms:
         scalars: Callable[..., tuple[Scalars, Scalars]],
         wants_fresh: bool,
         ahead: bool,
+        plain: bool,
     ) -> None: ...
