@@ -72,11 +72,8 @@ class Declared(Generic[T]):
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
-
-    @property
-    def is_rate(self) -> bool:
-        """Whether it is a learning rate with the usual check, which steps know too."""
-        return self.name == "lr" and self._check is learning_rate and self.init
+        #: whether it is a learning rate with the usual check, which steps know too
+        self.is_rate = name == "lr" and self._check is learning_rate and self.init
 
     def check(self, shown: str, value: Any) -> Any:
         """Return a value in its normal form, or raise TypeError or ValueError; `shown` is its name in the message."""
