@@ -82,7 +82,7 @@ class Declared(Generic[T]):
             raise ValueError(f"{shown} is {value!r}: here it is always {self.default!r}")
         return value
 
-    if TYPE_CHECKING:  # what type checkers take the arguments of a class from
+    if TYPE_CHECKING:  # from these, type checkers know the type of an argument
 
         @overload
         def __get__(self, optimizer: None, owner: type) -> Self: ...
@@ -111,10 +111,12 @@ class Hyper(Declared[T]):
             return self.check(f"param_groups[{index}][{self.name!r}]", group[self.name])
 
         def __set__(self, optimizer: Optimizer, value: T) -> None:
-            if self.is_rate and type(value) is float and 0.0 <= value < math.inf:  # at once: it may be in each step
+            if self.is_rate and type(value) is float and 0.0 <= value < math.inf:
+                # Without the lock and the other checks, since a rate may be set before each step: from the look at the
+                # lock to the end of the call no other thread runs.
                 setting = map(setitem, optimizer.param_groups, repeat("lr"), repeat(value))
                 if optimizer._lock.free:
-                    deque(setting, 0)  # see `set_all`; nor has another thread begun to step since it was free
+                    deque(setting, 0)  # as `set_all` does
                     return
             optimizer._set_hyper(self.name, self.check(self.name, value))
 
@@ -137,7 +139,7 @@ class Option(Declared[T]):
 
 
 class Given(Generic[T]):
-    """What was given first, the parameters."""
+    """The parameters as they were given."""
 
     def __init__(self, *, kw_only: bool) -> None: ...
 

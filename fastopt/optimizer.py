@@ -158,7 +158,7 @@ class Optimizer(Snapshots):
 
     __signature__: ClassVar[Any] = hyper.Signature()
 
-    if not TYPE_CHECKING:  # type checkers make it of what a class declares
+    if not TYPE_CHECKING:  # type checkers derive its arguments from what a class declares
 
         def __init__(self, params: Any, *positional: Any, **given: Any) -> None:
             cls = type(self)
@@ -227,7 +227,7 @@ class Optimizer(Snapshots):
         like = hyper.nearest(name, known)
         return f"{cls.__name__} has no {what} {name!r}: {like or 'there are ' + ', '.join(known)}"
 
-    if not TYPE_CHECKING:  # who would take it that anything can be set
+    if not TYPE_CHECKING:  # a type checker that sees these accepts any attribute
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Set what can be set: an attribute that is not there is a misspelt one."""

@@ -153,7 +153,7 @@ class Snapshots:
     __slots__ = ("__dict__", "__weakref__", "param_groups")  # which each step reads: found faster than in __dict__
     param_groups: list[dict[str, Any]]
 
-    if TYPE_CHECKING:  # what the other part has
+    if TYPE_CHECKING:  # defined in `Optimizer`
         slots: ClassVar[Mapping[str, str]]
         _plan: Plan | None
         _lock: Lock
