@@ -42,10 +42,12 @@ _DIGEST_SIZE = 32  # bytes; twice that in hexadecimal
 _NO_DIGEST = "0" * (2 * _DIGEST_SIZE)
 _BLOCK = 1 << 22  # bytes copied and hashed at a time
 _LONGEST_HEADER = 100_000_000  # bytes: other readers of the format take no longer one
+_MOST_AXES = 64  # that an array can have
 
 
 def _blocks(array: Array, access: Literal["readonly", "writeonly"]) -> Iterator[Array]:
     """The array's elements in C order, a block at a time; what is written to a "writeonly" block goes to its place."""
+    array = np.asarray(array)  # of a subclass, such as np.matrix, a part may have another shape
     count = _BLOCK // array.itemsize
     if array.flags.c_contiguous:
         flat = array.reshape(-1)
@@ -133,41 +135,88 @@ def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, st
         file.flush()
 
     if os.fspath(path) == "-":
+        binary = getattr(sys.stdout, "buffer", None)
+        if binary is None:
+            raise ValueError("'-' is standard output, which takes no bytes here: give a path")
         with tempfile.TemporaryFile() as whole:
             put(whole)
             whole.seek(0)
             sys.stdout.flush()
-            shutil.copyfileobj(whole, sys.stdout.buffer, _BLOCK)
-            sys.stdout.buffer.flush()
+            shutil.copyfileobj(whole, binary, _BLOCK)
+            binary.flush()
         return
     target = check_target(path)
     _remove_abandoned(target.parent)
-    temporary = target.parent / f".fastopt-{os.urandom(8).hex()}.tmp"
+    draft = _Draft()
+    _drafts.append(draft)
     try:
-        # As open() would make it: with the permissions that the umask leaves.
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        with os.fdopen(descriptor, "wb") as file:
-            _lock(file)
+        with draft.open(target.parent) as file:
             put(file)
             os.fsync(file.fileno())
             with contextlib.suppress(FileNotFoundError):
-                os.chmod(temporary, target.stat().st_mode)
+                os.chmod(draft.path, target.stat().st_mode)
             if sys.platform != "win32":
-                os.replace(temporary, target)  # before the lock is gone
+                os.replace(draft.path, target)  # before the lock is gone
         if sys.platform == "win32":  # where no open file can be replaced
-            os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+            os.replace(draft.path, target)
+    except BaseException as error:
+        if not draft.forked:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(draft.path)
+        elif isinstance(error, OSError):
+            raise RuntimeError("this process was forked in the middle of a save: its parent goes on with it") from None
         raise
+    finally:
+        with contextlib.suppress(ValueError):
+            _drafts.remove(draft)
     _sync_folder(target.parent)
 
 
-def _lock(file: IO[bytes]) -> None:
-    """Have others see that the writer of a file lives."""
-    if sys.platform != "win32":
-        with contextlib.suppress(OSError):  # on a file system without locks
-            fcntl.flock(file, fcntl.LOCK_EX)
+class _Draft:
+    """The temporary file of a save. It is its process's alone: for a child that is forked meanwhile it is gone."""
+
+    def __init__(self) -> None:
+        self.path = ""
+        self.file: IO[bytes] | None = None
+        self.forked = False
+
+    def open(self, folder: Path) -> IO[bytes]:
+        """Make the file, and have others see that its writer lives."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        while not self.forked:
+            self.path = str(folder / f".fastopt-{os.urandom(8).hex()}.tmp")
+            try:
+                # As open() would make it: with the permissions that the umask leaves.
+                self.file = file = os.fdopen(os.open(self.path, flags, 0o666), "wb")
+            except FileExistsError:  # a child that was forked here was faster
+                continue
+            if sys.platform != "win32":
+                with contextlib.suppress(OSError):  # on a file system without locks
+                    fcntl.flock(file, fcntl.LOCK_EX)
+            if os.path.lexists(self.path) and not self.forked:
+                return file
+            file.close()  # another save took it for abandoned before it was locked
+        raise FileNotFoundError
+
+    def leave_to_parent(self) -> None:
+        """Let what a child does with the file come to nothing."""
+        self.path, self.forked = "", True
+        if self.file is not None and not self.file.closed:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.file.fileno(), inheritable=False)
+            os.close(nowhere)
+
+
+_drafts: list[_Draft] = []  # of the saves under way
+
+
+def _leave_drafts_to_parent() -> None:
+    while _drafts:
+        _drafts.pop().leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_drafts_to_parent)
 
 
 def _remove_abandoned(folder: Path) -> None:
@@ -185,9 +234,9 @@ def _remove_if_abandoned(path: str) -> None:
         return
     descriptor = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW)
     try:
-        if os.fstat(descriptor).st_size > 0:  # else its writer may not have come to the lock yet
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(path)
+            os.unlink(path)  # if its writer is only about to lock it, it will make another one
     finally:
         os.close(descriptor)
 
@@ -268,7 +317,7 @@ class Reader:
             raise self._refuse(f"its header would have {length:,} bytes")
         body = self._file.read(length)
         try:
-            entries = json.loads(body, object_pairs_hook=_once, parse_constant=_constant)
+            entries = json.loads(body.decode(), object_pairs_hook=_once, parse_constant=_constant)
             metadata = entries.pop("__metadata__")
             self._digest = metadata.pop("fastopt.digest")
             if not all(isinstance(text, str) for text in metadata.values()):
@@ -347,6 +396,8 @@ def _spec(name: str, entry: Any, begin: int) -> tuple[Spec, int]:
     shape = entry["shape"]
     if not (isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**62 for n in shape)):
         raise ValueError(f"the shape of {name} is {shape!r}")
+    if len(shape) > _MOST_AXES:
+        raise ValueError(f"the shape of {name} has {len(shape):,} axes")
     end = begin + math.prod(shape) * dtype.itemsize
     if entry["data_offsets"] != [begin, end] or not all(type(n) is int for n in entry["data_offsets"]):
         raise ValueError(f"the offsets of {name} are {entry['data_offsets']!r}: wanted {[begin, end]}")

@@ -7,8 +7,11 @@ made, when a value is set, and in the first step after a live value changed.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import repeat
 from numbers import Real
+from operator import setitem
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -43,6 +46,7 @@ __all__ = [
     "optional",
     "positive",
     "proportion",
+    "set_all",
     "three_betas",
     "whole",
 ]
@@ -74,6 +78,8 @@ class Declared(Generic[T]):
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
+        #: whether it is a learning rate with the usual check, which steps know too
+        self.is_rate = name == "lr" and self._check is learning_rate and self.init
 
     def check(self, shown: str, value: Any) -> Any:
         """Return a value in its normal form, or raise TypeError or ValueError; `shown` is its name in the message."""
@@ -82,7 +88,7 @@ class Declared(Generic[T]):
             raise ValueError(f"{shown} is {value!r}: here it is always {self.default!r}")
         return value
 
-    if TYPE_CHECKING:  # what type checkers take the arguments of a class from
+    if TYPE_CHECKING:  # from these, type checkers know the type of an argument
 
         @overload
         def __get__(self, optimizer: None, owner: type) -> Self: ...
@@ -113,15 +119,30 @@ class Hyper(Declared[T]):
         def __get__(self, optimizer: Optimizer | None, owner: type) -> Any:
             if optimizer is None:
                 return self
-            values = [group[self.name] for group in optimizer.param_groups]
+            values = [self._in(optimizer, index) for index in range(len(optimizer.param_groups))]
             return values[0] if all(value == values[0] for value in values) else values
 
+        def _in(self, optimizer: Optimizer, index: int) -> Any:
+            """The value in one live group, as a step will take it."""
+            group = optimizer._group(index)
+            if self.name not in group:
+                raise ValueError(f"param_groups[{index}] lacks {self.name!r}")
+            return self.check(f"param_groups[{index}][{self.name!r}]", group[self.name])
+
         def __set__(self, optimizer: Optimizer, value: T) -> None:
-            if self.name == "lr" and type(value) is float and 0.0 <= value < math.inf and optimizer._lock.free:
-                for group in optimizer.param_groups:  # at once: a rate may be set in each step
-                    group["lr"] = value
-            else:
-                optimizer._set_hyper(self.name, self.check(self.name, value))
+            if self.is_rate and type(value) is float and 0.0 <= value < math.inf:
+                # Without the lock and the other checks, since a rate may be set before each step: from the look at the
+                # lock to the end of the call no other thread runs.
+                setting = map(setitem, optimizer.param_groups, repeat("lr"), repeat(value))
+                if optimizer._lock.free:
+                    deque(setting, 0)  # as `set_all` does
+                    return
+            optimizer._set_hyper(self.name, self.check(self.name, value))
+
+
+def set_all(groups: Iterable[dict[str, Any]], name: str, value: Any) -> None:
+    """Set a value in all groups, or in none: in one call of C, in which no signal handler and no other thread runs."""
+    deque(map(setitem, groups, repeat(name), repeat(value)), 0)
 
 
 class Option(Declared[T]):
@@ -133,11 +154,11 @@ class Option(Declared[T]):
             return self if optimizer is None else optimizer._options[self.name]
 
         def __set__(self, optimizer: Optimizer, value: T) -> None:
-            optimizer._set_options({**optimizer._options, self.name: self.check(self.name, value)})
+            optimizer._set_option(self.name, self.check(self.name, value))
 
 
 class Given(Generic[T]):
-    """What was given first, the parameters."""
+    """The parameters as they were given."""
 
     def __init__(self, *, kw_only: bool) -> None: ...
 
@@ -180,11 +201,11 @@ _ELSEWHERE = {  # what other frameworks call them
 }
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: Any, known: Iterable[str]) -> str:
     """Return ``"did you mean 'lr'?"`` where one of the known names is like this one, else nothing."""
     import difflib  # only for a message
 
-    known = list(known)
+    name, known = str(name), list(known)
     found = [one for one in known if name in _ELSEWHERE.get(one, ())] or difflib.get_close_matches(name, known, n=1)
     return f"did you mean {found[0]!r}?" if found else ""
 

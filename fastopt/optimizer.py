@@ -23,8 +23,9 @@ from .engine.lock import Lock
 from .engine.lookahead import Averaged
 from .engine.plan import Plan
 from .hyper import Given, Hyper, Option, Rate
+from .interrupts import held
 from .snapshots import Snapshots
-from .tree import Tree
+from .tree import Tree, dotted
 
 __all__ = ["Hyper", "Optimizer", "Rate", "Scalars", "Steps", "Values"]
 
@@ -83,7 +84,7 @@ class Optimizer(Snapshots):
     Notes
     -----
     Hyper-parameters and options are attributes too. Reading a hyper-parameter gives its value, or a list of them where
-    groups differ; setting one sets it in all groups. Both wait for a step that another thread is taking.
+    groups differ; setting one sets it in all groups. What is set waits for a step that another thread is taking.
     """
 
     __slots__ = ()
@@ -112,7 +113,8 @@ class Optimizer(Snapshots):
 
     #: what the class declares, by name: those of its own, then those of all
     hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]] = {}
-    _arguments: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}
+    _declared: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}
+    _arguments: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}  # those that are not always the default
 
     # ---- what a class says ----
 
@@ -173,20 +175,23 @@ class Optimizer(Snapshots):
     @classmethod
     def _declare(cls) -> None:
         """Take note of what the class and its bases declare."""
-        declared = {
-            name: one
-            for base in reversed(cls.__mro__)
-            for name, one in vars(base).items()
-            if isinstance(one, (Hyper, Option))
-        }
+        declared: dict[str, Hyper[Any] | Option[Any]] = {}
+        for base in reversed(cls.__mro__):
+            for name, one in vars(base).items():
+                before = declared.get(name)
+                if isinstance(one, (Hyper, Option)) and (before is None or isinstance(one, type(before))):
+                    declared[name] = one
+                elif before is not None and not isinstance(one, property):  # by which it may be read and set as well
+                    kind = type(before).__name__
+                    raise TypeError(f"{base.__name__}.{name} is {one!r}: wanted {kind}(check, default=...)")
         common = vars(Optimizer).keys() - {"lr"}
-        declared = {name: declared[name] for name in sorted(declared, key=lambda name: name in common)}
-        cls.hyper_parameters = {name: one for name, one in declared.items() if isinstance(one, Hyper)}
-        cls._arguments = {name: one for name, one in declared.items() if one.init}
+        cls._declared = {name: declared[name] for name in sorted(declared, key=lambda name: name in common)}
+        cls.hyper_parameters = {name: one for name, one in cls._declared.items() if isinstance(one, Hyper)}
+        cls._arguments = {name: one for name, one in cls._declared.items() if one.init}
 
     __signature__: ClassVar[Any] = hyper.Signature()
 
-    if not TYPE_CHECKING:  # type checkers make it of what a class declares
+    if not TYPE_CHECKING:  # type checkers derive its arguments from what a class declares
 
         def __init__(self, params: Any, *positional: Any, **given: Any) -> None:
             cls = type(self)
@@ -200,16 +205,14 @@ class Optimizer(Snapshots):
             for name in given:
                 if name not in cls._arguments:
                     raise TypeError(cls._unknown("option", name))
-            values = {name: one.default for name, one in (cls.hyper_parameters | cls._arguments).items()} | given
-            for name, value in values.items():
-                values[name] = getattr(cls, name).check(name, value)
+            values = {name: one.check(name, given.get(name, one.default)) for name, one in cls._declared.items()}
             tree = Tree(params)
             if not tree.leaves:
                 raise ValueError(f"params has no parameters: it is {params!r}")
             groups = params if tree.grouped else [{"params": params}]
-            defaults = {name: values[name] for name in cls.hyper_parameters}
+            defaults = {name: values.pop(name) for name in cls.hyper_parameters}
             self.param_groups = [{**defaults, **group} for group in groups]
-            self._options = {name: values[name] for name in values if name not in defaults}
+            self._options = values
             self._lock = Lock()
             self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
             self._plan: Plan | None = self._plan_of(tree)
@@ -218,25 +221,28 @@ class Optimizer(Snapshots):
     def _plan_of(self, tree: Tree) -> Plan:
         kept = dict(self.numbers), dict(self.group_numbers)
         plan = Plan(tree, tuple(self.slots), *kept, self._lock, self.looks_ahead)
-        self._configure(plan, self._options)
+        plan.configure(*self._configuration(plan, self._options))
         return plan
 
-    def _configure(self, plan: Plan, options: Mapping[str, Any]) -> None:
+    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, list[bool]]:
+        """What the plan is to know of options: see `Plan.configure`."""
         decays = [True] * len(plan.arrays)
         mask = options["decay_mask"]
         if mask is not None:
             for leaf, (array, path) in enumerate(zip(plan.arrays, plan.tree.paths, strict=True)):
-                shown = f"decay_mask of {plan.names[leaf]}"
-                decays[leaf] = hyper.flag(shown, mask(".".join(map(str, path[1:])), array))
+                decays[leaf] = hyper.flag(f"decay_mask of {plan.names[leaf]}", mask(dotted(path[1:]), array))
         screened = options["nonfinite"] != "propagate" or options["clip_norm"] is not None
-        plan.configure(options["zero_grads"], screened, decays)
+        return options["zero_grads"], screened, decays
 
-    def _set_options(self, options: Values) -> None:
-        """Go on with other options, once no step is running."""
+    def _set_option(self, name: str, value: Any) -> None:
+        """Set an option, which has been checked, once no step is running."""
         with self._lock:
-            if self._plan is not None:
-                self._configure(self._plan, options)
-            self._options = options
+            plan, options = self._plan, {**self._options, name: value}
+            configuration = self._configuration(plan, options) if plan is not None else None
+            with held():
+                if plan is not None and configuration is not None:
+                    plan.configure(*configuration)
+                self._options = options
 
     def _set_hyper(self, name: str, value: Any) -> None:
         """Set a hyper-parameter, which has been checked, in all groups, once no other thread is stepping."""
@@ -245,8 +251,7 @@ class Optimizer(Snapshots):
             if self._plan is not None:
                 for index, group in enumerate(groups):
                     self._terms(index, {**group, name: value}, self._plan)
-            for group in groups:
-                group[name] = value
+            hyper.set_all(groups, name, value)
 
     @classmethod
     def _unknown(cls, what: str, name: str) -> str:
@@ -256,22 +261,29 @@ class Optimizer(Snapshots):
         like = hyper.nearest(name, known)
         return f"{cls.__name__} has no {what} {name!r}: {like or 'there are ' + ', '.join(known)}"
 
-    if not TYPE_CHECKING:  # who would take it that anything can be set
+    if not TYPE_CHECKING:  # a type checker that sees these accepts any attribute
 
         def __setattr__(self, name: str, value: Any) -> None:
             """Set what can be set: an attribute that is not there is a misspelt one."""
             if name not in self._arguments and not name.startswith("_"):
                 for cls in type(self).__mro__:
-                    found = vars(cls).get(name)
-                    if name in vars(cls) and (hasattr(type(found), "__set__") or callable(found)):
+                    annotation = getattr(cls, "__annotations__", {}).get(name, "ClassVar")
+                    if not issubclass(Optimizer, cls) and "ClassVar" not in str(annotation):
                         break
                     if name in vars(cls):
+                        found = vars(cls)[name]
+                        if hasattr(type(found), "__set__") or callable(found):
+                            break
                         raise AttributeError(f"{name} of {type(self).__name__} cannot be set")
-                    if not issubclass(Optimizer, cls) and name in getattr(cls, "__annotations__", ()):
-                        break
                 else:
                     raise AttributeError(self._unknown("attribute", name))
             super().__setattr__(name, value)
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise: there is nothing of this name."""
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            raise AttributeError(self._unknown("attribute", name))
 
     @classmethod
     def _slots_of(cls, rule: str) -> tuple[str, ...]:
@@ -288,6 +300,14 @@ class Optimizer(Snapshots):
         if type(group) is not dict:
             raise TypeError(f"param_groups[{index}] is {type(group).__name__}: wanted the dict it was, or another one")
         return group
+
+    @classmethod
+    def _may_be_none(cls, name: str) -> bool:
+        """Whether None is a value of a hyper-parameter of this name."""
+        try:
+            return cls.hyper_parameters[name].check(name, None) is None
+        except (KeyError, TypeError, ValueError):
+            return False
 
     def _own_group(self, index: int) -> Values:
         """Return one live group, which is to have the parameters it was made with."""
@@ -349,6 +369,7 @@ class Optimizer(Snapshots):
             moving,
             check if moving else None,
             _takes_arrays(values["lr"]),
+            self.hyper_parameters["lr"].is_rate,
         )
 
     @classmethod
@@ -562,12 +583,11 @@ class Optimizer(Snapshots):
     def current_lr(self) -> Any:
         """The learning rate of the next step, a number; a list of them where groups differ."""
         steps = self.steps
-        rates = []
-        for group in self.param_groups:
-            lr = group["lr"]
-            rates.append(
-                hyper.nonnegative(f"lr schedule {lr!r} after {steps} steps", lr(steps)) if callable(lr) else lr
-            )
+        found = self.lr
+        rates = [
+            hyper.nonnegative(f"lr schedule {lr!r} after {steps} steps", lr(steps)) if callable(lr) else lr
+            for lr in (found if isinstance(found, list) else [found])
+        ]
         return rates[0] if all(rate == rates[0] for rate in rates) else rates
 
     @property

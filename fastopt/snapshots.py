@@ -37,6 +37,7 @@ __all__ = ["Snapshots"]
 Array = npt.NDArray[Any]
 Spec = tuple["np.dtype[Any]", tuple[int, ...]]
 
+_ATTRIBUTES = {"_plan", "_lock", "_captured", "_options"}  # of every optimizer
 _FORMAT = 2  # of checkpoints and state dicts; in 1, a schedule is None
 
 
@@ -88,7 +89,8 @@ class _Fitting:
             group = {**saved, "params": live["params"]}
             for name, value in saved.items():
                 if name != "params":
-                    group[name] = _live(value, live.get(name), f"param_groups[{index}] was saved with", name)
+                    where, none = f"param_groups[{index}] was saved with", optimizer._may_be_none(name)
+                    group[name] = _live(value, live.get(name), none, where, name)
             self.groups.append(group)
         tree = plan.tree
         needed = [
@@ -159,7 +161,7 @@ class Snapshots:
     __slots__ = ("__dict__", "__weakref__", "param_groups")  # which each step reads: found faster than in __dict__
     param_groups: list[dict[str, Any]]
 
-    if TYPE_CHECKING:  # what the other part has
+    if TYPE_CHECKING:  # defined in `Optimizer`
         slots: ClassVar[Mapping[str, str]]
         numbers: ClassVar[Mapping[str, float]]
         group_numbers: ClassVar[Mapping[str, float]]
@@ -172,6 +174,8 @@ class Snapshots:
         def _ready(self, but: str = "") -> Plan: ...
         def _plan_of(self, tree: Tree) -> Plan: ...
         def _own_group(self, index: int) -> dict[str, Any]: ...
+        @classmethod
+        def _may_be_none(cls, name: str) -> bool: ...
         def _terms(self, index: int, group: dict[str, Any], plan: Plan) -> Terms: ...
         @classmethod
         def _slots_of(cls, rule: str) -> tuple[str, ...]: ...
@@ -344,7 +348,7 @@ class Snapshots:
                 plan.check_parameters()
             try:
                 fitting = self._fitting(reader.metadata, reader.specs, params)
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RecursionError) as error:
                 reader.read({})  # which says so if the file is damaged
                 raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from None
 
@@ -405,7 +409,7 @@ class Snapshots:
     def __getstate__(self) -> dict[str, Any]:
         with self._lock.reading():
             captured = self._capture()
-            return {**captured, "states": _copied(captured["states"])}
+            return {**captured, "states": _copied(captured["states"]), "own": self._own_attributes()}
 
     def __setstate__(self, captured: dict[str, Any]) -> None:
         self._captured = captured
@@ -413,6 +417,7 @@ class Snapshots:
         self._lock = Lock()
         self.param_groups = captured["groups"]
         self._options = captured["options"]
+        self.__dict__.update(captured.get("own", {}))
 
     def __copy__(self) -> Self:
         return copy.deepcopy(self)
@@ -421,13 +426,23 @@ class Snapshots:
         captured = self.__getstate__()  # its arrays are copies already
         made = type(self).__new__(type(self))
         memo[id(self)] = made
-        made.__setstate__({**captured, "groups": copy.deepcopy(captured["groups"], memo)})
+        for name in ("groups", "options", "own"):
+            captured[name] = copy.deepcopy(captured[name], memo)
+        made.__setstate__(captured)
         return made
+
+    def _own_attributes(self) -> dict[str, Any]:
+        """What a subclass has set on itself; a method that was replaced is not to step another optimizer."""
+        return {
+            name: value
+            for name, value in vars(self).items()
+            if name not in _ATTRIBUTES and not callable(getattr(type(self), name, None))
+        }
 
     def _capture(self, but: str = "") -> dict[str, Any]:
         """Everything but the parameters; the state is not copied."""
         if self._captured is not None:
-            return self._captured
+            return {**self._captured, "groups": self.param_groups, "options": self._options}
         plan = self._ready(but)
         plan.settle(self)
         return {
@@ -528,17 +543,16 @@ def _plain(value: Any) -> Any:
     return _schedules().described(value) if callable(value) else value
 
 
-def _live(saved: Any, live: Any, where: str, name: str) -> Any:
+def _live(saved: Any, live: Any, may_be_none: bool, where: str, name: str) -> Any:
     """The inverse of `_plain`, where `live` is there now."""
     if saved is None:
-        if not callable(live):
+        if not callable(live) and not may_be_none:
             raise ValueError(f"{where} a schedule as {name}: give it one before loading")
-        return live
+        return live if callable(live) else None
     if isinstance(saved, list):
         now = live if isinstance(live, tuple) and len(live) == len(saved) else [None] * len(saved)
-        return tuple(
-            _live(one, other, where, f"{name}[{i}]") for i, (one, other) in enumerate(zip(saved, now, strict=True))
-        )
+        pairs = enumerate(zip(saved, now, strict=True))
+        return tuple(_live(one, other, False, where, f"{name}[{i}]") for i, (one, other) in pairs)
     return _schedules().restored(saved) if isinstance(saved, Mapping) else saved
 
 

@@ -7,12 +7,13 @@ What an array is, it leaves to the engine: here a leaf is whatever is not a list
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from numbers import Integral, Real
+from contextlib import suppress
+from numbers import Number, Real
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Tree", "described"]
+__all__ = ["Tree", "described", "dotted"]
 
 _LEAF = None  # survives pickling, unlike a marker object
 
@@ -30,11 +31,24 @@ def _plain(key: Any) -> Any:
     """A key in the form in which it is named: equal ones that print differently (1, True, np.int64(1)) are one."""
     if isinstance(key, str):
         return str.__str__(key)
-    if isinstance(key, (Integral, np.bool_)):
-        return int(key)
-    if isinstance(key, Real) and float(key).is_integer():
-        return int(float(key))
-    return tuple(map(_plain, key)) if type(key) is tuple else key
+    if isinstance(key, bytes):
+        return bytes(key)
+    if isinstance(key, tuple):
+        return tuple(map(_plain, key))
+    if isinstance(key, (Number, np.bool_)):
+        number: Any = key
+        for kind in (int, float):
+            with suppress(TypeError, ValueError, OverflowError):  # of complex numbers, NaN and infinity
+                if kind(number) == key:
+                    return kind(number)
+    return key
+
+
+def _is_setting(x: Any) -> bool:
+    """Whether something is a hyper-parameter, which stands beside ``"params"`` in a group, and no array."""
+    if isinstance(x, (list, tuple)):
+        return len(x) > 0 and all(isinstance(number, Real) for number in x)
+    return isinstance(x, (Real, str)) or callable(x)
 
 
 def _leaves(x: Any, path: tuple[Any, ...], root: str, around: tuple[int, ...] = ()) -> Iterator[tuple[Any, Any]]:
@@ -45,7 +59,7 @@ def _leaves(x: Any, path: tuple[Any, ...], root: str, around: tuple[int, ...] = 
     if id(x) in around:
         raise ValueError(f"{_named(root, path)} is a {type(x).__name__} that holds itself: wanted a tree of arrays")
     for key, value in x.items() if isinstance(x, dict) else enumerate(x):
-        if isinstance(x, dict) and "params" in x and (isinstance(value, (Real, str)) or callable(value)):
+        if isinstance(x, dict) and "params" in x and _is_setting(value):
             raise ValueError(
                 f"{_named(root, path)} has 'params' and {key!r}, as a group has: wanted a list of groups, "
                 "[{'params': …}, …], and only groups in it"
@@ -56,6 +70,11 @@ def _leaves(x: Any, path: tuple[Any, ...], root: str, around: tuple[int, ...] = 
 def _named(root: str, path: tuple[Any, ...]) -> str:
     """A place as the user would write it."""
     return root + "".join(f"[{_plain(key)!r}]" for key in path)
+
+
+def dotted(path: tuple[Any, ...]) -> str:
+    """The keys and indices of a path with dots between."""
+    return ".".join(str(_plain(key)) for key in path)
 
 
 def described(x: Any) -> str:

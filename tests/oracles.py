@@ -74,8 +74,8 @@ class Bounded:
         return Bounded(root, np.minimum(near, np.cbrt(self.error)) + CUBE_ROOT_ERROR * self.u * root, self.u)
 
     def clamp(self, low, high):
-        """Between two hyper-parameters, each rounded once."""
-        low, high = self._of(low), self._of(high)
+        """Between two numbers that take up to four roundings to compute from hyper-parameters."""
+        low, high = (Bounded(exact(x), 4 * self.u * abs(exact(x)), self.u) for x in (low, high))
         below, above = (
             self.value + self.error < low.value - low.error,
             self.value - self.error > high.value + high.error,

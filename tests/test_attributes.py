@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import enum
 import inspect
 import pickle
 import threading
@@ -15,7 +16,8 @@ from support import bits, looked_ahead, rand, whole
 from test_errors import everything, says
 
 import fastopt
-from fastopt import NAG, SGD, Adam, AdamW, RMSprop
+from fastopt import NAG, SGD, Adam, AdamW, RMSprop, hyper
+from fastopt.hyper import Hyper, Option
 from fastopt.schedules import CosineDecay, Warmup
 
 CLASSES = list(KINDS.values())
@@ -126,6 +128,70 @@ def test_subclasses_have_attributes_of_their_own_and_methods_can_be_replaced():
         opt.limit = 4
     opt.step = lambda grads: "mine"  # as learning-rate schedulers and mocks do
     assert opt.step(None) == "mine"
+
+
+class Bounded(SGD):
+    """A user's, with a check, a default and options of its own."""
+
+    lr: Hyper[float] = Hyper(hyper.proportion, default=0.5, kw_only=False)
+    zero_grads: Option[bool] = Option(hyper.flag, default=True, init=False)
+    calls: int = 0
+    note: str
+
+    @property
+    def momentum(self):
+        return "mine"
+
+
+def test_what_a_subclass_declares_replaces_what_its_base_declared():
+    opt = Bounded(np.ones(2), 0.25)
+    opt.step(np.ones(2))
+    assert (opt.lr, opt.momentum, opt.zero_grads) == (0.25, "mine", True)
+    opt.calls += 1
+    opt.note = "a"
+    assert (opt.calls, opt.note) == (1, "a")
+    with pytest.raises(ValueError, match=says("lr is 7.0: wanted a number from 0 to 1")):
+        opt.lr = 7.0
+    opt.param_groups[0]["lr"] = 7.0
+    with pytest.raises(ValueError, match=says("lr is 7.0: wanted a number from 0 to 1")):
+        opt.step(np.ones(2))
+    with pytest.raises(ValueError, match="zero_grads is False: here it is always True"):
+        opt.zero_grads = False
+    with pytest.raises(TypeError, match="Bounded has no option 'zero_grads'"):
+        Bounded(np.ones(2), zero_grads=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [("momentum", 0.9, "Hyper"), ("clip_norm", Hyper(hyper.positive, default=1.0), "Option"), ("lr", len, "Hyper")],
+)
+def test_a_declaration_replaced_by_what_is_none_is_refused_when_the_class_is_made(name, value, kind):
+    with pytest.raises(TypeError, match=says(f"Heavy.{name} is {value!r}: wanted {kind}(check, default=...)")):
+        type("Heavy", (SGD,), {name: value})
+
+
+def test_reading_checks_what_is_there_and_what_is_not_is_named():
+    opt = SGD([{"params": np.ones(2)}, {"params": np.ones(2)}], lr=0.5)
+    opt.param_groups[0]["lr"] = np.float32(0.25)
+    assert opt.lr == opt.current_lr == [0.25, 0.5]
+    assert type(opt.lr[0]) is type(opt.current_lr[0]) is float
+    opt.param_groups[1]["lr"] = np.nan
+    for read in (lambda: opt.lr, lambda: opt.current_lr):
+        with pytest.raises(
+            ValueError, match=says("param_groups[1]['lr'] is nan: wanted a finite number of at least 0")
+        ):
+            read()
+    del opt.param_groups[1]["lr"]
+    for read in (lambda: opt.lr, lambda: opt.current_lr):
+        with pytest.raises(ValueError, match=says("param_groups[1] lacks 'lr'")):
+            read()
+    opt.lr = 0.5
+    assert opt.lr == 0.5
+    with pytest.raises(AttributeError, match=says("SGD has no attribute 'learning_rate': did you mean 'lr'?")):
+        opt.learning_rate  # noqa: B018
+    opt.param_groups[0][5] = 1
+    with pytest.raises(ValueError, match=says("params[0][5]: SGD has no hyper-parameter 5: there are lr, …")):
+        opt.step([np.ones(2)] * 2)
 
 
 @pytest.mark.parametrize("name", ["lr", "weight_decay", "clip_norm"])
@@ -294,6 +360,16 @@ def test_a_mask_is_asked_once_for_each_parameter_with_its_path():
     assert whole(opt, [g["params"] for g in w]) == whole(twin, [g["params"] for g in others])
 
 
+class Part(str, enum.Enum):
+    W = "w"
+
+
+def test_a_mask_knows_keys_by_their_value_and_not_by_how_they_print():
+    asked = []
+    SGD({Part.W: {np.int64(1): [np.ones(1)], True + 1: np.ones(2)}}, decay_mask=lambda path, _: not asked.append(path))
+    assert asked == ["w.1.0", "w.2"]
+
+
 def test_a_mask_that_gives_no_flag_is_refused_and_changes_nothing():
     w = rand(4)
     for wrong, error in (
@@ -356,7 +432,14 @@ def test_a_container_that_holds_itself_is_named():
 
 
 @pytest.mark.parametrize(
-    "group", [{"lr": 0.1}, {"betas": (0.9, 0.99), "lr": np.float32(0.1)}, {"amsgrad": True}, {"lr": Warmup(3, 0.1)}]
+    "group",
+    [
+        {"lr": 0.1},
+        {"betas": (0.9, 0.99)},
+        {"betas": (0.9, 0.99), "lr": np.float32(0.1)},
+        {"amsgrad": True},
+        {"lr": Warmup(3, 0.1)},
+    ],
 )
 def test_a_forgotten_list_of_groups_is_named(group):
     key = list(group)[-1]

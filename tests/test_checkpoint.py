@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import builtins
 import copy
+import decimal
 import enum
 import errno
+import fractions
 import json
+import math
 import os
 import signal
 import stat
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,7 +24,8 @@ from optimizers_table import REALS, RECORDS, stepped
 from test_copies import make_grads, make_params
 from test_errors import everything, run, says
 
-from fastopt import NAG, SGD, Adam, RMSprop, checkpoint
+from fastopt import NAG, SGD, Adam, RMSprop, checkpoint, hyper
+from fastopt.optimizer import Hyper
 from fastopt.schedules import Constant, CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
 
 # ---- resuming ----
@@ -254,6 +259,33 @@ def test_arrays_of_every_kind_come_back_in_any_memory_order(dtype, tmp_path):
         for slot in slots:
             assert slots[slot].tobytes() == other.state[name][slot].tobytes()
     assert [a.tobytes() for a in opt._plan.arrays] == [a.tobytes() for a in other._plan.arrays]
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+@pytest.mark.parametrize("in_place", [False, True])
+def test_an_array_whose_parts_have_another_shape_comes_back(in_place, tmp_path):
+    values = np.arange(1e6).reshape(1000, 1000)
+    SGD(np.matrix(values)).save(tmp_path / "x")
+    w = np.matrix(np.zeros((1000, 1000)))
+    SGD(w).load(tmp_path / "x", in_place=in_place)
+    assert (np.asarray(w) == values).all()
+
+
+class WithNone(SGD):
+    """One of a user's, whose own hyper-parameter may be None."""
+
+    limit: Hyper[float | None] = Hyper(hyper.optional(hyper.positive), default=None)
+
+
+def test_none_that_is_a_value_comes_back_and_is_no_schedule(tmp_path):
+    saved = WithNone(np.ones(2))
+    saved.save(tmp_path / "x")
+    opt = WithNone(np.zeros(2), limit=3.0)
+    opt.load(tmp_path / "x")
+    assert opt.limit is None
+    opt.limit = 3.0
+    opt.load_state_dict(saved.state_dict())
+    assert opt.limit is None
 
 
 def test_special_values_come_back_to_the_bit(tmp_path):
@@ -625,7 +657,17 @@ class Key(str, enum.Enum):
     A = "a"
 
 
-ALIKE = [("a", np.str_("a")), ("a", Key.A), (1, True), (1, np.int64(1)), (1, 1.0), (("a", 0), (Key.A, np.uint8(0)))]
+class Place(NamedTuple):
+    row: int
+    name: str
+
+
+ALIKE = [
+    *(("a", np.str_("a")), ("a", Key.A), (b"a", np.bytes_(b"a"))),
+    *((1, True), (1, np.int64(1)), (1, 1.0), (1, decimal.Decimal(1)), (1, fractions.Fraction(1))),
+    *((0.5, np.float64(0.5)), (0.5, np.float32(0.5)), (0.5, fractions.Fraction(1, 2)), (math.inf, np.float64(np.inf))),
+    *((("a", 0), (Key.A, np.uint8(0))), ((2, "a"), Place(2, "a"))),
+]
 
 
 @pytest.mark.parametrize(("one", "other"), ALIKE, ids=repr)

@@ -134,6 +134,34 @@ def test_options_and_schedules_are_copied_along(way):
         twin.step(np.full(2, np.nan))
 
 
+class Noted(SGD):
+    """One with attributes of its own."""
+
+    note: list
+
+    def step(self, grads):
+        return super().step(grads)
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda opt: pickle.loads(pickle.dumps(opt))])
+def test_what_a_subclass_keeps_is_copied_along_and_a_replaced_method_is_not(way):
+    opt = Noted(np.ones(2))
+    opt.note = ["a"]
+    twin = way(opt)
+    opt.note.append("b")
+    assert twin.note == ["a"]
+    opt.step = lambda grads: "of the first"
+    twin = copy.deepcopy(opt).bind(np.ones(2))
+    assert twin.step(np.ones(2)) is True
+
+
+def test_a_copy_of_a_copy_has_what_was_set_on_the_copy():
+    twin = copy.copy(SGD(np.ones(2)))
+    twin.clip_norm, twin.lr = 2.0, 0.5
+    last = copy.copy(twin)
+    assert (last.clip_norm, last.lr) == (2.0, 0.5)
+
+
 def test_a_copy_of_a_model_with_its_optimizer_is_unbound_too():
     w = np.ones(2)
     model = {"w": w, "opt": SGD(w)}

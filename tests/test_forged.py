@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import io
 import json
 import os
 import re
@@ -91,6 +92,7 @@ CRAFTED = [
     ("a shape of flags", lambda h: h[W].update(shape=[True, 6])),
     ("a shape of floats", lambda h: h[W].update(shape=[3.0, 2.0])),
     ("a shape that is none", lambda h: h[W].update(shape=6)),
+    ("a hundred thousand axes", lambda h: h[W].update(shape=[2**61] * 100_000)),
     ("another type", lambda h: h[W].update(dtype="F64")),
     ("an unknown type", lambda h: h[W].update(dtype="I32")),
     ("metadata of a number", lambda h: h["__metadata__"].update(more=1)),
@@ -127,14 +129,37 @@ def test_a_header_that_is_not_sound_is_refused_and_changes_nothing(words, edit, 
         (b'{"__metadata__":{"fastopt.digest":"' + b"0" * 64 + b'"},"x":NaN}', "NaN is no JSON"),
         (b'{"__metadata__":{"fastopt.digest":"' + b"0" * 64 + b'"},"x":1' + b"0" * 5000 + b"}", "ValueError"),
         (b'{"__metadata__":' * 2000 + b"{}" + b"}" * 2000, "RecursionError|TypeError|KeyError"),
+        (b'\xef\xbb\xbf{"__metadata__":{"fastopt.digest":"' + b"0" * 64 + b'"}}', "BOM"),
+        (b'{"__metadata__":{"fastopt.digest":"' + b"0" * 64 + b'","x":"\xed\xa0\x80"}}', "UnicodeDecodeError"),
     ],
-    ids=["twice", "NaN", "digits", "nested"],
+    ids=["twice", "NaN", "digits", "nested", "byte order mark", "a surrogate"],
 )
 def test_json_that_others_would_read_otherwise_is_refused(header, why, tmp_path):
     path = tmp_path / "x"
     path.write_bytes(forged(header, b""))
     with pytest.raises(ValueError, match=rf"^{re.escape(str(path))} is not a checkpoint that can be loaded: .*({why})"):
         checkpoint.read_metadata(path)
+
+
+NESTED = {"schedule": ('{"schedule":"Warmup","steps":1,"after":', "0.5", "}"), "list": ("[", "", "]")}
+
+
+@pytest.mark.parametrize(("begin", "middle", "end"), NESTED.values(), ids=list(NESTED))
+def test_a_value_nested_to_any_depth_is_refused_by_name_or_loaded(begin, middle, end, tmp_path):
+    opt, path = SGD(np.ones(2)), tmp_path / "x"
+    opt.save(path)
+    header, data = parts(path)
+    for depth in (3, *range(100, 1100, 50), *range(960, 1000)):
+        rate = json.dumps(begin * depth + middle + end * depth)[1:-1].encode()
+        path.write_bytes(forged(header.replace(rb"\"lr\": 0.001", rb"\"lr\": " + rate), data))
+        try:
+            opt.load(path)
+        except ValueError as error:
+            if str(path) not in str(error):
+                pytest.fail(f"{depth}: {error}")
+        else:
+            assert middle
+            assert depth < 1000
 
 
 def test_a_header_has_a_limit_in_both_directions(monkeypatch, tmp_path):
@@ -349,6 +374,62 @@ def test_a_dash_is_standard_output(tmp_path):
     assert os.listdir(tmp_path) == ["x"]
 
 
+@pytest.mark.parametrize("stdout", [None, io.StringIO()], ids=["none", "of text"])
+def test_a_standard_output_that_takes_no_bytes_is_said(stdout, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", stdout)
+    with pytest.raises(ValueError, match=r"^'-' is standard output, which takes no bytes here: give a path$"):
+        SGD(np.ones(2)).save("-")
+
+
+# ---- a fork in the middle of a save ----
+
+FORKED = """
+import os, sys
+import numpy as np
+from fastopt import SGD, checkpoint
+
+name, way = sys.argv[1:]
+path, parent, done = name + "/x", os.getpid(), []
+real = checkpoint._blocks
+
+def fork():
+    if not done:
+        done.append(os.fork())
+        if done == [0] and way == "exit":
+            sys.exit(0)
+
+def blocks(array, access):  # as a handler of a signal would, between any two blocks
+    for n, block in enumerate(real(array, access)):
+        if n == 2:
+            fork()
+        yield block
+
+checkpoint._blocks = blocks
+w = np.random.default_rng(0).normal(size=3_000_000)
+try:
+    SGD(w).save(path)
+except RuntimeError as error:
+    print("child" if os.getpid() != parent else "parent", error, flush=True)
+    os._exit(0)
+assert os.getpid() == parent
+assert os.waitpid(done[0], 0)[1] == 0
+other = np.zeros_like(w)
+SGD(other).load(path)
+assert (other == w).all()
+assert os.listdir(name) == ["x"]
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+@pytest.mark.parametrize("way", ["exit", "go on"])
+def test_a_child_forked_in_the_middle_of_a_save_leaves_the_file_to_its_parent(way, tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(tmp_path), way]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    said = "child this process was forked in the middle of a save: its parent goes on with it\n"
+    assert done.stdout == (said if way == "go on" else "")
+
+
 # ---- what killed saves leave behind ----
 
 KILLED = """
@@ -404,9 +485,26 @@ def test_files_that_only_look_like_it_are_left_alone(tmp_path):
     for name in names[:3]:
         (tmp_path / name).write_bytes(b"mine")
     (tmp_path / names[3]).mkdir()
-    (tmp_path / (".fastopt-" + "1" * 16 + ".tmp")).touch()  # its writer may be about to lock it
+    os.mkfifo(tmp_path / (".fastopt-" + "1" * 16 + ".tmp"))
     SGD(np.ones(2)).save(tmp_path / "z")
     assert len(os.listdir(tmp_path)) == 6
+
+
+def test_a_save_whose_file_was_taken_for_abandoned_before_it_was_locked_makes_another(monkeypatch, tmp_path):
+    (tmp_path / (".fastopt-" + "1" * 16 + ".tmp")).touch()  # of one that was killed there
+    real, removed = checkpoint.fcntl.flock, []
+
+    def flock(file, operation):
+        if operation == checkpoint.fcntl.LOCK_EX and len(removed) < 2:
+            checkpoint._remove_abandoned(tmp_path)
+            removed.append(os.listdir(tmp_path))
+        real(file, operation)
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", flock)
+    SGD(np.ones(2)).save(tmp_path / "z")
+    assert removed == [[], []]
+    assert os.listdir(tmp_path) == ["z"]
+    SGD(np.zeros(2)).load(tmp_path / "z")
 
 
 # ---- metadata ----

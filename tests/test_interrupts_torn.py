@@ -389,6 +389,42 @@ def test_a_bind_cut_off_at_any_moment_is_done_or_not(name):
     assert wrong == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", 0.5), ("lr", LinearDecay(0.5, total=9)), ("momentum", 0.75), ("clip_norm", 1.0), ("zero_grads", True)],
+    ids=str,
+)
+def test_an_attribute_cut_off_at_any_moment_is_set_everywhere_or_nowhere(name, value):
+    for n in moments():
+        opt = SGD([{"params": np.ones(1)} for _ in range(3)], lr=0.25)
+        old = getattr(opt, name)
+        cut = cut_off(lambda opt=opt: setattr(opt, name, value), n)
+        assert getattr(opt, name) in (old, value)
+        grads = [np.ones(1) for _ in range(3)]
+        opt.step(grads)
+        assert opt.zero_grads == (np.concatenate(grads) == 0).all()  # the engine has been told so too
+        if not cut:
+            assert getattr(opt, name) == value
+            break
+    assert n > 3
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_reset_cut_off_at_any_moment_is_done_or_not(name):
+    new, news = small(OPTIMIZERS[name])
+    new.reset()
+    after = whole(new, news)
+    for n in moments():
+        opt, params = small(OPTIMIZERS[name])
+        before = whole(opt, params)
+        cut = cut_off(opt.reset, n)
+        assert whole(opt, params) in (before, after)
+        if not cut:
+            assert whole(opt, params) == after
+            break
+    assert n > 3
+
+
 # ---- at random moments, over large arrays ----
 
 

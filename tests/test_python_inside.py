@@ -845,6 +845,8 @@ WRITERS = {
     "load": lambda opt, path: opt.load(path),
     "bind": lambda opt, path: opt.bind([rand(5), rand(3)]),
     "lookahead": lambda opt, path: opt.lookahead().__enter__(),
+    "reset": lambda opt, path: opt.reset(),
+    "an option": lambda opt, path: setattr(opt, "clip_norm", 1.0),
 }
 SNAPSHOT = [None]
 

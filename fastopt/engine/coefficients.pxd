@@ -35,6 +35,7 @@ cdef class Terms:
     cdef double *rows
     cdef Py_ssize_t n_rows, room_rows
     cdef object schedule
+    cdef bint plain            # a rate that changed needs no other check than that it is finite and at least 0
     cdef bint ahead            # whether the schedule can be asked for many steps at once:
     cdef double rates[TABLE]   # what it gives for these, if any, from `first_rate` on
     cdef int64_t first_rate

@@ -20,4 +20,5 @@ class Terms:
         moving: dict[str, Callable[[int], Any]],
         check: Callable[[dict[str, Any]], None] | None,
         ahead: bool,
+        plain: bool,
     ) -> None: ...

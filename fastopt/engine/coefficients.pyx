@@ -98,10 +98,12 @@ cdef class Terms:
         The check of all of `values` together.
     ahead : bool
         Whether the learning rate is a schedule that can be called with an array of steps.
+    plain : bool
+        Whether any finite number of at least 0 is a learning rate.
     """
 
     def __init__(self, dict live, list source, dict values, str rule, str kind, object scalars, object wants,
-                 dict moving, object check, bint ahead):
+                 dict moving, object check, bint ahead, bint plain):
         fo_watch(live)
         self.live, self.source, self.flush = live, source, flush
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
@@ -113,7 +115,7 @@ cdef class Terms:
         self.places = {}
         self.schedule = values["lr"] if callable(values["lr"]) else None
         self.lr = 0.0 if self.schedule is not None else values["lr"]
-        self.ahead, self.first_rate = ahead, -TABLE
+        self.ahead, self.plain, self.first_rate = ahead, plain, -TABLE
         self.sign = -1.0 if values["maximize"] else 1.0
         self.decay = 0.0 if "weight_decay" in moving else values["weight_decay"]
         self.decoupled = kind == "decoupled"
@@ -298,7 +300,7 @@ cdef class Terms:
                 return False
             if value != <PyObject *>self.source[i + 1]:
                 if (type(<object>key) is not str or <object>key != "lr" or type(<object>value) is not float
-                        or self.schedule is not None):
+                        or self.schedule is not None or not self.plain):
                     return False
                 rate, rate_at = value, i + 1
             i += 2
