@@ -480,6 +480,14 @@ class Unchanged(CosineDecay):
     pass
 
 
+@dataclasses.dataclass(frozen=True)
+class WithField(CosineDecay):
+    twice: bool = True
+
+    def _rate(self, t):
+        return super()._rate(t) * (2 if self.twice else 1)
+
+
 @pytest.mark.parametrize(
     "schedule",
     [
@@ -488,6 +496,7 @@ class Unchanged(CosineDecay):
         AlwaysOne(1.0, 0.5),
         InPart(4, CosineDecay(1.0, total=8)),
         Unchanged(1.0, total=8),
+        WithField(1.0, total=8),
     ],
     ids=lambda schedule: type(schedule).__name__,
 )
@@ -879,6 +888,24 @@ def test_each_plateau_of_a_group_is_its_own():
     opt.load_state_dict(groups_of(Product(one, two), 0.25).state_dict())
     assert opt.lr == [Product(one, two), 0.25]
     assert opt.lr[0].schedules[0] is not opt.lr[0].schedules[1]
+
+
+def test_a_plateau_may_be_any_number_and_its_object_stays_there_too():
+    decay, beta = copy.deepcopy(PLATEAU), copy.deepcopy(PLATEAU)
+    opt = Adam(np.ones(2), weight_decay=decay, betas=(Warmup(1, beta), 0.75), decoupled=True, lr=1.0)
+    kept = opt.state_dict()
+    decays = []
+    for _ in range(4):
+        opt.params[:] = 1.0
+        opt.step(np.zeros(2))
+        decays.append(1.0 - opt.params[0])
+        decay.report(1.0)
+    assert decays == [0.5, 0.5, 0.25, 0.25]
+    beta.report(2.0)
+    opt.load_state_dict(json.loads(json.dumps({**kept, "state": {}})) | {"state": kept["state"]})
+    assert opt.weight_decay is decay
+    assert opt.betas[0].after is beta
+    assert decay == beta == PLATEAU
 
 
 def test_a_load_that_fails_leaves_the_plateau_alone(monkeypatch):

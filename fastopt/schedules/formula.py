@@ -151,8 +151,9 @@ class Formula:
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]
-            value = self._checks[field.name](field.name, getattr(self, field.name))
-            object.__setattr__(self, field.name, value)
+            if field.name in self._checks:  # but not what a user's class adds
+                value = self._checks[field.name](field.name, getattr(self, field.name))
+                object.__setattr__(self, field.name, value)
 
     def _rate(self, t: Any) -> Any:
         raise NotImplementedError
