@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from numbers import Real
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 
@@ -250,7 +250,7 @@ class ReduceOnPlateau(
     def _rate(self, t: Any) -> Any:
         return np.full(t.shape, self.lr) if isinstance(t, np.ndarray) else self.lr
 
-    def report(self, metric: float) -> float:
+    def report(self, metric: SupportsFloat) -> float:
         """Say how good the model is now.
 
         Parameters
