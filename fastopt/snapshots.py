@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -84,13 +84,16 @@ class _Fitting:
 
         #: each group as it will be
         self.groups: list[dict[str, Any]] = []
+        #: what live schedules are to hold: (dict, key, value)
+        self.items: list[tuple[dict[str, Any], str, Any]] = []
+        self._restored: Any = None
         for index, saved in enumerate(groups):
             live = optimizer._own_group(index)
             group = {**saved, "params": live["params"]}
             for name, value in saved.items():
                 if name != "params":
                     where, none = f"param_groups[{index}] was saved with", optimizer._may_be_none(name)
-                    group[name] = _live(value, live.get(name), none, where, name)
+                    group[name] = _live(value, live.get(name), none, where, name, self._schedule)
             self.groups.append(group)
         tree = plan.tree
         needed = [
@@ -133,12 +136,19 @@ class _Fitting:
             _numbers(plan.group_number_names, [(f"group {i}", one) for i, one in enumerate(of_groups)]),
         )
 
+    def _schedule(self, saved: Any, live: Any) -> Any:
+        """The schedule that was saved, where `live` is there now."""
+        if self._restored is None:
+            self._restored = _schedules().Restored()
+            self.items = self._restored.items
+        return self._restored(saved, live)
+
     def replace(
         self, optimizer: Snapshots, states: list[dict[str, Array]], params: list[Array] | None, torn: bool = False
     ) -> None:
         """Take it over, in one piece: arrays, counts and groups."""
         pairs = zip(optimizer.param_groups, self.groups, strict=True)
-        items = [(group, key, value) for group, values in pairs for key, value in values.items()]
+        items = [(group, key, value) for group, values in pairs for key, value in values.items()] + self.items
         restore(
             optimizer._bound(),
             self.slots,
@@ -543,7 +553,7 @@ def _plain(value: Any) -> Any:
     return _schedules().described(value) if callable(value) else value
 
 
-def _live(saved: Any, live: Any, may_be_none: bool, where: str, name: str) -> Any:
+def _live(saved: Any, live: Any, may_be_none: bool, where: str, name: str, schedule: Callable[[Any, Any], Any]) -> Any:
     """The inverse of `_plain`, where `live` is there now."""
     if saved is None:
         if not callable(live) and not may_be_none:
@@ -552,8 +562,8 @@ def _live(saved: Any, live: Any, may_be_none: bool, where: str, name: str) -> An
     if isinstance(saved, list):
         now = live if isinstance(live, tuple) and len(live) == len(saved) else [None] * len(saved)
         pairs = enumerate(zip(saved, now, strict=True))
-        return tuple(_live(one, other, False, where, f"{name}[{i}]") for i, (one, other) in pairs)
-    return _schedules().restored(saved) if isinstance(saved, Mapping) else saved
+        return tuple(_live(one, other, False, where, f"{name}[{i}]", schedule) for i, (one, other) in pairs)
+    return schedule(saved, live) if isinstance(saved, Mapping) else saved
 
 
 def _schedules() -> Any:

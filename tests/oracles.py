@@ -74,8 +74,8 @@ class Bounded:
         return Bounded(root, np.minimum(near, np.cbrt(self.error)) + CUBE_ROOT_ERROR * self.u * root, self.u)
 
     def clamp(self, low, high):
-        """Between two numbers that take up to four roundings to compute from hyper-parameters."""
-        low, high = (Bounded(exact(x), 4 * self.u * abs(exact(x)), self.u) for x in (low, high))
+        """Between two hyper-parameters, or what is computed from some."""
+        low, high = self._of(low), self._of(high)
         below, above = (
             self.value + self.error < low.value - low.error,
             self.value - self.error > high.value + high.error,
@@ -89,6 +89,11 @@ class Bounded:
         """The larger of two: no rounding, and no more error than the worse of them."""
         x = self._of(x)
         return Bounded(np.maximum(self.value, x.value), np.maximum(self.error, x.error), self.u)
+
+
+def several(x, like):
+    """A number that takes up to four roundings to compute from hyper-parameters: in float64 they count."""
+    return Bounded(exact(x), 4 * like.u * abs(exact(x)), like.u)
 
 
 def sgd(h, t, p, g, s):
@@ -159,8 +164,9 @@ def adabound(h, t, p, g, s):
         v = s["max_exp_avg_sq"] = v.maximum(s["max_exp_avg_sq"])
     step_size = exact(h["lr"]) * np.sqrt(1 - beta2**t) / (1 - beta1**t)
     gamma, final = exact(h["gamma"]), exact(h["final_lr"])
-    rate = step_size / (v.sqrt() + h["eps"])
-    return p - rate.clamp(final * (1 - 1 / (gamma * t + 1)), final * (1 + 1 / (gamma * t))) * m
+    rate = several(step_size, g) / (v.sqrt() + h["eps"])
+    low, high = (several(final * (1 + x), g) for x in (-1 / (gamma * t + 1), 1 / (gamma * t)))
+    return p - rate.clamp(low, high) * m
 
 
 def asgd(h, t, p, g, s):

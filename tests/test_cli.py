@@ -223,7 +223,18 @@ def test_a_schedule_spans_the_run():
 
 @pytest.mark.parametrize("name", decays())
 def test_a_schedule_shapes_the_rate(name):
-    needs = {"step": ":every=10,factor=0.5", "exponential": ":factor=0.99"}.get(name, "")
+    needs = {
+        "step": ":every=10,factor=0.5",
+        "multi-step": ":milestones=50,100,150",
+        "piecewise": ":rates=1,0.5,0.1,milestones=50,100",
+        "exponential": ":factor=0.99",
+        "inverse-time": ":rate=0.1",
+        "inverse-sqrt-warmup": ":steps=20",
+        "noam": ":width=1,warmup=30",
+        "cosine-restarts": ":period=20,mult=2",
+        "cyclic": ":low=0.1,high=1,up=10",
+        "warmup-stable": ":warmup=10,stable=50,decay=100",
+    }.get(name, "")
     assert run("train", "--schedule", name + needs, "--warmup", 20, "--no-compare", "--json", "out.json") == 0
     assert run("train", "--no-compare", "--json", "plain.json") == 0
     assert results("out.json")[0]["curve"] != results("plain.json")[0]["curve"]

@@ -17,6 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 import fastopt
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.schedules import Warmup
 
 from . import outputs, report
 from . import settings as st
@@ -121,7 +122,7 @@ def train(
     if settings.batch_size > len(rows.y):
         raise InputError(f"--batch-size {settings.batch_size}: there are only {len(rows.y)} rows to train on")
     runs = [Run(name, settings, data, rows, twin=compare, resume=resume) for name in settings.optimizer]
-    draw = _drawing() if plot else None  # takes half a second, and takes it before the training
+    draw = _drawing("losses") if plot else None  # takes half a second, and takes it before the training
     results, diverged = _train(runs, stop_after, save)
     if not results:
         raise DivergedError("; ".join(diverged))
@@ -158,6 +159,37 @@ def train(
 
 
 train.params += [_hyper_option(key) for key in HYPER]
+
+
+@command.command(epilog="NAME is one of " + ", ".join(st.decays()) + ".")
+@click.argument("schedule", metavar="NAME[:KEY=NUMBER,...]")
+@click.option("--warmup", type=click.IntRange(0, MOST), default=0, help="Steps in which the rate rises from 0 first.")
+@click.option("--steps", type=COUNT, help="Number of steps to show; default: those of the schedule, or 1000.")
+@click.option("--plot", type=click.Path(path_type=Path), help=f"Draw the curve: {', '.join(outputs.PICTURES)}.")
+def schedule(schedule: str, warmup: int, steps: int | None, plot: Path | None) -> None:
+    """Print the rates of a schedule, and draw them.
+
+    A list goes on after commas: multi-step:milestones=30,60,factor=0.5. lr is 1 if it is not given, and total is the
+    number of steps after the warm-up.
+    """
+    if steps is not None and warmup >= steps:
+        raise InputError(f"--warmup {warmup}: there are only {steps} --steps")
+    after = max(1000 - warmup, 500) if steps is None else steps - warmup
+    made = st.course(schedule, after, None)
+    if steps is None:
+        steps = min(warmup + st.length(made, after), MOST)
+    outputs.check({"--plot": plot}, {})
+    draw = _drawing("rates") if plot else None
+    rates = Warmup(warmup, made) if warmup else made
+    problems: list[str] = []
+    with outputs.noted(problems, "--plot", plot):
+        if plot and draw:
+            plot.write_bytes(draw(rates, steps, schedule, plot.suffix[1:].lower()))
+    outputs.say(report.rates(rates, warmup, steps), sys.stdout)
+    if problems:
+        raise InputError("; ".join(problems))
+    if plot:
+        outputs.say(f"wrote {plot}\n", sys.stdout)
 
 
 def _settle(given: dict[str, Any], experiment: str | None, resume: Path | None) -> tuple[st.Settings, Data]:
@@ -216,14 +248,15 @@ def _typed_again(saved: dict[str, Any], resume: Path | None) -> dict[str, Any]:
     return settings
 
 
-def _drawing() -> Callable[..., bytes]:
+def _drawing(what: str) -> Callable[..., bytes]:
     """Import what draws: of what it has to say of its fonts and folders, nothing concerns the user of a command."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     try:
-        from .plots import draw
+        from .plots import draw, draw_rates
     except ValueError as error:  # MPLBACKEND is read by the import
         raise InputError(f"--plot: {error}") from None
-    return draw
+    drawing: dict[str, Callable[..., bytes]] = {"losses": draw, "rates": draw_rates}
+    return drawing[what]
 
 
 class _Lossy:

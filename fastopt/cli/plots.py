@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import Any
 
@@ -22,6 +23,7 @@ from .training import Result
 # Okabe and Ito (2008): told apart by colour-blind readers; the dashes by those who print in grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (9, 2)))
+MOST_POINTS = 20_000  # of a schedule's curve
 STYLE: Any = {
     "font.size": 9,
     "axes.titlesize": 9,
@@ -43,6 +45,25 @@ def draw(results: Sequence[Result], title: str, split: Split, loss: str, kind: s
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font lacks, losses of 0 on a logarithmic axis
         figure = _line(results, title, split) if results[0].path else _losses(results, title, loss)
+        figure.savefig(picture, format=kind, dpi=200)
+    return picture.getvalue()
+
+
+def draw_rates(schedule: Callable[[Any], Any], steps: int, title: str, kind: str) -> bytes:
+    """Draw the rates of a schedule, which may rise past all numbers."""
+    shown = np.unique(np.linspace(0, steps, min(steps, MOST_POINTS) + 1).round().astype(np.int64))
+    rates = schedule(shown)
+    picture = io.BytesIO()
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        figure = Figure(figsize=(4.0, 2.8), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(shown, np.where(np.isfinite(rates), rates, np.nan), color=COLOURS[0])
+        axes.set_title("\n".join(textwrap.wrap(title, 50)), parse_math=False)
+        axes.set_xlabel("steps")
+        axes.set_ylabel("learning rate")
+        axes.set_ylim(bottom=0.0)
+        axes.margins(x=0.02)
         figure.savefig(picture, format=kind, dpi=200)
     return picture.getvalue()
 

@@ -21,6 +21,7 @@ from .models import Network
 from .settings import Settings, flat
 from .training import Result, Score
 
+ROWS = 21  # of a schedule's table
 # Columns that are left out one after the other until the rest has room.
 LEAST_FIRST = (("seconds",), ("µs/step",), ("lr",), ("m", "b"), ("held-out loss",), ("accuracy",))
 
@@ -158,6 +159,22 @@ def as_json(
     if data.name == "line":
         document["data"] |= {"m": LINE_SLOPE, "b": LINE_INTERCEPT}
     return json.dumps(_finite(document), indent=1, allow_nan=False) + "\n"
+
+
+def rates(schedule: Callable[[Any], Any], warmup: int, steps: int) -> str:
+    """A table of 80 columns: the rates after some of the steps, and bars as long as they are high."""
+    shown = np.unique([*np.linspace(0, steps, ROWS).round().astype(np.int64), warmup])
+    shown = shown[shown <= steps]
+    values = schedule(shown)
+    number, numeral = max(len(str(steps)), len("step")), max(len(f"{value:.6g}") for value in values)
+    numeral = max(numeral, len("rate"))
+    room = 80 - number - numeral - 4
+    highest = max(filter(math.isfinite, values.tolist()), default=0.0) or 1.0
+    lines = [textwrap.fill(repr(schedule), 80, break_on_hyphens=False), "", f"{'step':>{number}}  {'rate':>{numeral}}"]
+    for step, value in zip(shown, values, strict=True):
+        bar = "#" * round(room * min(value / highest, 1.0)) if math.isfinite(value) else ""
+        lines.append(f"{step:>{number}}  {value:>{numeral}.6g}  {bar}".rstrip())
+    return "\n".join([*lines, ""])
 
 
 def _finite(value: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import inspect
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from fastopt import schedules
 from fastopt.optimizers import OPTIMIZERS
+from fastopt.schedules.saved import KINDS
 
 from .errors import InputError
 
@@ -121,49 +122,103 @@ def check_hyper_parameters(given: Iterable[str], names: list[str], *, every: boo
 
 def learning_rate(settings: Settings, lr: float, updates: int) -> float | schedules.Schedule:
     """The number `lr` as `--schedule` and `--warmup` shape it over a run."""
+    if settings.warmup >= updates:
+        raise InputError(f"--warmup {settings.warmup}: the run has only {updates} updates")
     shaped: float | schedules.Schedule = lr
     if settings.schedule is not None:
-        shaped = _schedule(settings.schedule, lr, updates - settings.warmup)
-    if settings.warmup:
-        if settings.warmup >= updates:
-            raise InputError(f"--warmup {settings.warmup}: the run has only {updates} updates")
-        after = shaped if callable(shaped) else schedules.StepDecay(lr=lr, every=1, factor=1.0)
-        shaped = schedules.Warmup(steps=settings.warmup, after=after)
-    return shaped
+        shaped = course(settings.schedule, updates - settings.warmup, lr)
+    return schedules.Warmup(settings.warmup, shaped) if settings.warmup else shaped
+
+
+#: schedules that a few numbers do not tell, and what to do instead
+ELSEWHERE = {
+    "warmup": "give --warmup beside a schedule",
+    "join": "it is made of schedules, which needs a program",
+    "product": "it is made of schedules, which needs a program",
+    "reduceonplateau": "it is told a metric, which needs a program",
+}
 
 
 def decays() -> dict[str, Any]:
-    """The schedules that start from an lr, by short name: `cosine` is CosineDecay."""
-    classes = [value for value in vars(schedules).values() if inspect.isclass(value)]
-    return {
-        cls.__name__.removesuffix("Decay").lower(): cls
-        for cls in classes
-        if cls.__module__ == schedules.__name__ and "lr" in inspect.signature(cls).parameters
-    }
+    """The schedules that a few numbers tell, by short name: `cosine` is CosineDecay, `one-cycle` is OneCycle."""
+    names = {name: re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name.removesuffix("Decay")).lower() for name in KINDS}
+    return {names[name]: kind for name, kind in KINDS.items() if name.lower() not in ELSEWHERE}
 
 
-def _schedule(text: str, lr: float, updates: int) -> schedules.Schedule:
-    """`step:every=100,factor=0.5`: short name of a decay and its keywords; `total` is the run's length if not given."""
+def course(text: str, updates: int, lr: float | None) -> schedules.Schedule:
+    """A schedule from `step:every=100,factor=0.5`: its short name, and its fields by their keywords.
+
+    A list goes on after commas: `multi-step:milestones=30,60,factor=0.5`. `total` is the number of updates if it is
+    not given. With an `lr` that is what the schedule starts from, or what its rates are multiplied by if they start
+    from something else; without, it is a keyword too, and 1 if it is not given.
+    """
+    where = f"--schedule {text}" if lr is not None else text
     name, _, rest = text.partition(":")
-    known = decays()
-    if name not in known:
-        raise InputError(f"--schedule {text}: there are {', '.join(known)}")
-    wanted = inspect.signature(known[name]).parameters
-    keys = ", ".join(key for key in wanted if key != "lr")
-    values: dict[str, float] = {"lr": lr} | ({"total": updates} if "total" in wanted else {})
-    for item in filter(None, rest.split(",")):
-        key, _, number = item.partition("=")
-        if key not in wanted or key == "lr":
-            raise InputError(f"--schedule {text}: {name} has no {key!r}, but {keys}")
-        try:
-            values[key] = int(number) if number.isdigit() else float(number)
-        except ValueError:
-            raise InputError(f"--schedule {text}: {item!r} is not {key}=NUMBER") from None
-    missing = [key for key, p in wanted.items() if p.default is p.empty and key not in values]
-    if missing:
-        raise InputError(f"--schedule {text}: give {missing[0]}, as in --schedule {name}:{missing[0]}=NUMBER")
+    known, plain = decays(), name.lower().replace("-", "").removesuffix("decay")
+    if plain in ELSEWHERE:
+        raise InputError(f"{where}: {ELSEWHERE[plain]}")
+    cls = next((cls for one, cls in known.items() if one.replace("-", "") == plain), None)
+    if cls is None:
+        raise InputError(f"{where}: there are {', '.join(known)}")
+    kinds = {one.name: str(one.type) for one in fields(cls) if one.name != "lr" or lr is None}
+    values = _values(where, name, kinds, filter(None, rest.split(",")))
+    for key, value in {"lr": 1.0, "scale": 1.0, "total": updates}.items():
+        if key in kinds:
+            values.setdefault(key, value)
+    for key, kind in kinds.items():
+        if key not in values and not hasattr(cls, key):
+            example = f"{name}:{key}={_wanted(kind)}"
+            raise InputError(f"{where}: give {key}, as in {example if lr is None else f'--schedule {example}'}")
     try:
-        schedule: schedules.Schedule = known[name](**values)
+        if lr is None:
+            made: schedules.Schedule = cls(**values)
+        elif "lr" in cls.__dataclass_fields__:
+            made = cls(lr=lr, **values)
+        else:
+            made = schedules.Product(lr, cls(**values))
     except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"--schedule {text}: {error}") from None
-    return schedule
+        raise InputError(f"{where}: {error}") from None
+    return made
+
+
+def length(schedule: Any, other: int) -> int:
+    """How many steps a schedule has, or another number if it has no end."""
+    if isinstance(schedule, schedules.WarmupStableDecay):
+        return schedule.warmup + schedule.stable + schedule.decay
+    return int(getattr(schedule, "total", other))
+
+
+def _values(where: str, name: str, kinds: Mapping[str, str], items: Iterable[str]) -> dict[str, Any]:
+    """The fields that were given; what has no `=` goes on with the list before it."""
+    values: dict[str, Any] = {}
+    key = ""
+    for item in items:
+        before, equals, text = item.partition("=")
+        if equals or not isinstance(values.get(key), list):
+            key = before
+        else:
+            text = item
+        if key not in kinds:
+            raise InputError(f"{where}: {name} has no {key!r}, but {', '.join(kinds)}")
+        try:
+            value = _value(text, kinds[key])
+        except (KeyError, ValueError):
+            raise InputError(f"{where}: {item!r} is not {key}={_wanted(kinds[key])}") from None
+        if kinds[key].startswith("Sequence"):
+            values[key] = [*values[key], value] if not equals else [value]
+        else:
+            values[key] = value
+    return values
+
+
+def _value(text: str, kind: str) -> Any:
+    if kind == "str":
+        return text
+    if kind == "bool":
+        return {"true": True, "false": False}[text.lower()]
+    return int(text) if text.isdigit() else float(text)
+
+
+def _wanted(kind: str) -> str:
+    words = {"bool": "true or false", "str": "WORD"}
+    return words.get(kind, "NUMBER,..." if kind.startswith("Sequence") else "NUMBER")
