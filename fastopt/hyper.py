@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from functools import cache
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
@@ -30,15 +31,18 @@ __all__ = [
     "Signature",
     "betas",
     "choice",
+    "etas",
     "flag",
     "fraction",
     "learning_rate",
+    "limits",
     "mask",
     "nearest",
     "nonnegative",
     "optional",
     "positive",
     "proportion",
+    "three_betas",
 ]
 
 T = TypeVar("T")
@@ -203,11 +207,39 @@ def proportion(name: str, value: Any) -> float:
     return _number(name, value, "a number from 0 to 1", 0, 1, open_low=False, open_high=False)
 
 
+def _several(name: str, value: Any, *checks: Check) -> list[float]:
+    """Check for several numbers, each by its own check."""
+    if not isinstance(value, (tuple, list)) or len(value) != len(checks):
+        raise TypeError(f"{name} is {value!r}: wanted {('two', 'three')[len(checks) - 2]} numbers")
+    return [check(f"{name}[{i}]", number) for i, (check, number) in enumerate(zip(checks, value, strict=True))]
+
+
 def betas(name: str, value: Any) -> tuple[float, float]:
     """Check for two numbers in [0, 1)."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} is {value!r}: wanted two numbers")
-    return fraction(f"{name}[0]", value[0]), fraction(f"{name}[1]", value[1])
+    one, two = _several(name, value, fraction, fraction)
+    return one, two
+
+
+def three_betas(name: str, value: Any) -> tuple[float, float, float]:
+    """Check for three numbers in [0, 1)."""
+    one, two, three = _several(name, value, fraction, fraction, fraction)
+    return one, two, three
+
+
+def etas(name: str, value: Any) -> tuple[float, float]:
+    """Check for a factor between 0 and 1, and one above 1: what shrinks and what grows."""
+    down, up = _several(name, value, positive, positive)
+    if not down < 1 < up:
+        raise ValueError(f"{name} is {value!r}: wanted the first below 1 and the second above 1")
+    return down, up
+
+
+def limits(name: str, value: Any) -> tuple[float, float]:
+    """Check for two numbers of at least 0, of which the first is not above the second."""
+    low, high = _several(name, value, nonnegative, nonnegative)
+    if low > high:
+        raise ValueError(f"{name} is {value!r}: wanted the first not above the second")
+    return low, high
 
 
 def flag(name: str, value: Any) -> bool:
@@ -224,6 +256,7 @@ def learning_rate(name: str, value: Any) -> Any:
     return value if callable(value) else nonnegative(name, value)
 
 
+@cache
 def optional(check: Check) -> Check:
     """Return a check for None, or what another check wants."""
     return lambda name, value: None if value is None else check(name, value)

@@ -134,12 +134,12 @@ class Optimizer(Snapshots):
         raise NotImplementedError
 
     @staticmethod
-    def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+    def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array | None:
         """Update the state s in place by the gradient g and return the update: what is subtracted from p.
 
-        With `assigns`, return what p becomes. p itself is not to be written. The rule in plain NumPy, in the same order
-        of operations as in src_c/rules.c, and so with the same bits. `fastopt.optimizers.words` has the words of
-        src_c/rule.h.
+        With `assigns`, return what p becomes; None where p stays as it is, without decay too. p itself is not to be
+        written. The rule in plain NumPy, in the same order of operations as in src_c/rules.c, and so with the same
+        bits. `fastopt.optimizers.words` has the words of src_c/rule.h.
         """
         raise NotImplementedError
 
@@ -477,6 +477,8 @@ class Optimizer(Snapshots):
                 s = {slot: state.reshape(-1, order=order) for slot, state in plan.states[leaf].items()}
                 c = {name: real(value) for name, value in scalars.items()}
                 u = self.reference(plan.terms[plan.tree.groups[leaf]].rule, p, g, s, c)
+                if u is None:
+                    continue
                 if kind == "decoupled":
                     u = real(decay) * p + u
                 p[...] = u if self.assigns else p - u

@@ -87,7 +87,8 @@ class _Fitting:
             live = optimizer._own_group(index)
             group = {**saved, "params": live["params"]}
             for name, value in saved.items():
-                if value is None:
+                known = optimizer.hyper_parameters.get(name)
+                if value is None and not (known and known.default is None):  # where it is a value like others
                     group[name] = live.get(name)
                     if not callable(group[name]):
                         raise ValueError(
@@ -154,6 +155,7 @@ class Snapshots:
 
     if TYPE_CHECKING:  # what the other part has
         slots: ClassVar[Mapping[str, str]]
+        hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]]
         _plan: Plan | None
         _lock: Lock
         _captured: dict[str, Any] | None
