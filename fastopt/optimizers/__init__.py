@@ -6,6 +6,13 @@ from ..optimizer import Optimizer
 from .sgd import *
 from .rmsprop import *
 from .adam import *
+from .adabelief import *
+from .laprop import *
+from .yogi import *
+from .ademamix import *
+from .grams import *
+from .adopt import *
+from .rprop import *
 
 #: every optimizer by its name: what the package, the command, the tests, the benchmarks and the pages go through
 OPTIMIZERS: dict[str, type[Optimizer]] = {
