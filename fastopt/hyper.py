@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import repeat
 from numbers import Real
 from operator import setitem
@@ -35,11 +36,13 @@ __all__ = [
     "betas",
     "choice",
     "constant",
+    "etas",
     "flag",
     "fraction",
     "interpolation_betas",
     "is_schedule",
     "learning_rate",
+    "limits",
     "mask",
     "nearest",
     "nonnegative",
@@ -262,30 +265,46 @@ def whole(name: str, value: Any) -> int:
     return int(value)
 
 
-def three_betas(name: str, value: Any) -> tuple[Any, ...]:
-    """Check for three numbers in [0, 1), or schedules."""
-    if not isinstance(value, (tuple, list)) or len(value) != 3:
-        raise TypeError(f"{name} is {value!r}: wanted three numbers")
-    return tuple(x if callable(x) else fraction(f"{name}[{i}]", x) for i, x in enumerate(value))
+def _several(name: str, value: Any, *checks: Check) -> list[Any]:
+    """Check for several numbers, each by its own check, or schedules."""
+    if not isinstance(value, (tuple, list)) or len(value) != len(checks):
+        raise TypeError(f"{name} is {value!r}: wanted {('two', 'three')[len(checks) - 2]} numbers")
+    pairs = enumerate(zip(checks, value, strict=True))
+    return [number if callable(number) else check(f"{name}[{i}]", number) for i, (check, number) in pairs]
 
 
 def betas(name: str, value: Any) -> tuple[Any, Any]:
     """Check for two numbers in [0, 1), or schedules."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} is {value!r}: wanted two numbers")
-    one, two = (x if callable(x) else fraction(f"{name}[{i}]", x) for i, x in enumerate(value))
+    one, two = _several(name, value, fraction, fraction)
     return one, two
 
 
 def interpolation_betas(name: str, value: Any) -> tuple[Any, Any]:
     """Check for a number in (0, 1] and one in [0, 1), or schedules."""
-    if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise TypeError(f"{name} is {value!r}: wanted two numbers")
-    one, two = value
-    return (
-        one if callable(one) else above_0(f"{name}[0]", one),
-        two if callable(two) else fraction(f"{name}[1]", two),
-    )
+    one, two = _several(name, value, above_0, fraction)
+    return one, two
+
+
+def three_betas(name: str, value: Any) -> tuple[Any, Any, Any]:
+    """Check for three numbers in [0, 1), or schedules."""
+    one, two, three = _several(name, value, fraction, fraction, fraction)
+    return one, two, three
+
+
+def etas(name: str, value: Any) -> tuple[Any, Any]:
+    """Check for a factor between 0 and 1, and one above 1: what shrinks and what grows."""
+    down, up = _several(name, value, positive, positive)
+    if not ((callable(down) or down < 1) and (callable(up) or up > 1)):
+        raise ValueError(f"{name} is {value!r}: wanted the first below 1 and the second above 1")
+    return down, up
+
+
+def limits(name: str, value: Any) -> tuple[Any, Any]:
+    """Check for two numbers of at least 0, of which the first is not above the second."""
+    low, high = _several(name, value, nonnegative, nonnegative)
+    if not callable(low) and not callable(high) and low > high:
+        raise ValueError(f"{name} is {value!r}: wanted the first not above the second")
+    return low, high
 
 
 def is_schedule(value: Any) -> bool:
@@ -307,6 +326,7 @@ def learning_rate(name: str, value: Any) -> Any:
     return value if callable(value) else nonnegative(name, value)
 
 
+@cache
 def optional(check: Check) -> Check:
     """Return a check for None, or what another check wants."""
     return lambda name, value: None if value is None else check(name, value)

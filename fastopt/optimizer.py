@@ -229,6 +229,8 @@ class Optimizer(Snapshots):
         decays = [True] * len(plan.arrays)
         mask = options["decay_mask"]
         if mask is not None:
+            for terms in filter(None, plan.terms):
+                self._checked_kind(terms.values, mask)
             for leaf, (array, path) in enumerate(zip(plan.arrays, plan.tree.paths, strict=True)):
                 decays[leaf] = hyper.flag(f"decay_mask of {plan.names[leaf]}", mask(dotted(path[1:]), array))
         screened = options["nonfinite"] != "propagate" or options["clip_norm"] is not None
@@ -363,7 +365,7 @@ class Optimizer(Snapshots):
             source,
             values,
             self.rule(values),
-            self.kind(values),
+            self._checked_kind(values, self._options["decay_mask"]),
             self.scalars,
             self._wants(),
             moving,
@@ -371,6 +373,16 @@ class Optimizer(Snapshots):
             _takes_arrays(values["lr"]),
             self.hyper_parameters["lr"].is_rate,
         )
+
+    @classmethod
+    def _checked_kind(cls, values: Values, mask: Any) -> str:
+        """Return the kind of decay; one that is inside the rule cannot be left out for some parameters."""
+        kind = cls.kind(values)
+        if mask is not None and kind == "none" and values["weight_decay"] != 0:
+            raise ValueError(
+                f"decay_mask: weight decay of {cls.__name__} is inside its rule, so put parameters in groups"
+            )
+        return kind
 
     @classmethod
     def _wants(cls) -> set[str]:

@@ -163,6 +163,125 @@ RULE(amsgrad, (m, v, x), (alpha, beta1, rest1, beta2, rest2, eps))
     }
 }
 
+/* AdaBelief (Zhuang et al. 2020, algorithm 1): v is the mean square of the distance of g from
+ * its mean m, the new one. As in the paper epsilon is added to the stored v in each step;
+ * inside is epsilon, outside epsilon times the root of v's bias correction. */
+RULE(adabelief, (m, v), (alpha, beta1, rest1, beta2, rest2, inside, outside))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        const real d = g - m;
+        v = beta2 * v + rest2 * (d * d) + inside;
+        p = DESCEND(p, alpha * (m / (SQRT(v) + outside)));
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+
+/* LaProp (Ziyin et al. 2020, algorithm 1): gradients are normalised before their mean m is
+ * taken. tau is (1 - beta1) times the root of v's bias correction, alpha has that of m. */
+RULE(laprop, (m, v), (alpha, beta1, tau, beta2, rest2, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        v = beta2 * v + rest2 * (g * g);
+        m = beta1 * m + tau * (g / (SQRT(v) + eps));
+        p = DESCEND(p, alpha * m);
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+
+/* Yogi (Zaheer et al. 2018, algorithm 2): v goes to the squared gradient by steps of its
+ * size. start is what new state starts from, and 0 later. */
+RULE(yogi, (m, v), (alpha, beta1, rest1, rest2, eps, start))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m) + start, v = LOAD(v) + start;
+        const real g = GRAD(p), q = g * g, d = v - q;
+        m = beta1 * m + rest1 * g;
+        v = v - rest2 * (SIGN(d) * q);
+        p = DESCEND(p, alpha * (m / (SQRT(v) + eps)));
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+
+/* AdEMAMix (Pagliardini et al. 2024, algorithm 1): Adam with a second, slow mean n. tau is
+ * its weight, times the root of v's bias correction as in Adam; n has no correction. */
+RULE(ademamix, (m, n, v), (alpha, tau, beta1, rest1, beta2, rest2, beta3, rest3, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), n = LOAD(n), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        n = beta3 * n + rest3 * g;
+        v = beta2 * v + rest2 * (g * g);
+        p = DESCEND(p, (alpha * m + tau * n) / (SQRT(v) + eps));
+        STORE(m);
+        STORE(n);
+        STORE(v);
+        STORE(p);
+    }
+}
+
+/* Grams (Cao et al. 2024, algorithm 1): Adam's size with the gradient's sign. */
+RULE(grams, (m, v), (alpha, beta1, rest1, beta2, rest2, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * (g * g);
+        const real u = alpha * (m / (SQRT(v) + eps));
+        p = DESCEND(p, SIGN(g) * ABS(u));
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+
+/* ADOPT (Taniguchi et al. 2024, algorithm 2): the old v divides, m is the mean of what
+ * comes out, clipped. The first step makes v, and leaves p alone, decay too. */
+RULE(adopt, (m, v), (alpha, beta1, rest1, beta2, rest2, eps, low, high, first))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p), root = SQRT(v), x = g / MAX(root, eps);
+        m = first != 0 ? m : beta1 * m + rest1 * CLAMP(x, low, high);
+        v = first != 0 ? g * g : beta2 * v + rest2 * (g * g);
+        p = first != 0 ? p : DESCEND(p, alpha * m);
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+
+/* Rprop (Riedmiller & Braun 1993) without backtracking (iRprop-, Igel & Huesken 2000): where
+ * the gradient's sign has turned, the step size shrinks and the element waits a step. Signs
+ * are multiplied and not gradients, whose product may vanish. start is the learning rate of
+ * the first step, and 0 later. */
+RULE(rprop, (prev, size), (start, down, up, low, high))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), prev = LOAD(prev), size = LOAD(size) + start;
+        const real g = GRAD(p), y = SIGN(g) * SIGN(prev);
+        const real grown = size * (y > 0 ? up : y < 0 ? down : 1);
+        size = CLAMP(grown, low, high);
+        prev = y < 0 ? 0 : g;
+        p = DESCEND(p, SIGN(prev) * size);
+        STORE(prev);
+        STORE(size);
+        STORE(p);
+    }
+}
+
 /* Dozat 2016 as torch has it: g and m weigh as the schedule of the momentum says. */
 RULE(nadam, (m, v), (alpha_g, alpha_m, beta1, rest1, beta2, rest2, eps))
 {
@@ -251,7 +370,7 @@ RULE(adan, (m, d, n, q), (a_m, a_d, beta1, rest1, beta2, rest2, beta3, rest3, ep
 
 /* FTRL-Proximal (McMahan et al. 2013, algorithm 1): p is solved for anew in each step.
  * n starts at start. */
-RULE(ftrl, (n, z), (start, r, quad, l1, shrinkage))
+RULE(ftrl, (n, z), (start, r, quad, low, high, shrinkage))
 {
     for (ELEMENTS) {
         real p = LOAD(p), n = LOAD(n), z = LOAD(z);
@@ -259,7 +378,7 @@ RULE(ftrl, (n, z), (start, r, quad, l1, shrinkage))
         n = before + g * g;
         const real root = SQRT(n);
         z = z + ((g + shrinkage * p) - ((root - SQRT(before)) * r) * p);
-        p = (CLAMP(z, -l1, l1) - z) / (root * r + quad);
+        p = (CLAMP(z, low, high) - z) / (root * r + quad);
         STORE(n);
         STORE(z);
         STORE(p);
@@ -329,6 +448,13 @@ const fo_rule EXPORTED(rules)[] = {
     ENTRY(rmsprop_centered_momentum),
     ENTRY(adam),
     ENTRY(amsgrad),
+    ENTRY(adabelief),
+    ENTRY(laprop),
+    ENTRY(yogi),
+    ENTRY(ademamix),
+    ENTRY(grams),
+    ENTRY(adopt),
+    ENTRY(rprop),
     ENTRY(nadam),
     ENTRY(adabound),
     ENTRY(amsbound),

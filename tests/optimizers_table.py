@@ -34,7 +34,7 @@ if os.environ.get("FASTOPT_EVERY_CLASS") == "1":
 # What the rule of a class does that tests of all classes must know of.
 READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # an Inf in p reaches the update
 MOVE_WITHOUT_GRADIENT = {"ASGD", "Ftrl"}  # by a decay of their own
-RATE_IN_STATE = {"NAG", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # another lr, other state
+RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # another lr, other state
 REFUSE_RATE_0 = {"Ftrl", "AdaBound"}  # which they divide by
 
 REALS = ["float32", "float64"]
@@ -160,6 +160,20 @@ RECORDS = [
         r=1.0,
         weight_lr_power=1.0,
     ),
+    record("AdaBelief", "", oracles.adabelief),
+    record("AdaBelief", "short memory, large eps", oracles.adabelief, betas=(0.5, 0.8), eps=1e-3),
+    record("LaProp", "", oracles.laprop),
+    record("LaProp", "short memory, large eps", oracles.laprop, betas=(0.5, 0.8), eps=0.1),
+    record("Yogi", "", oracles.yogi),
+    record("Yogi", "short memory, small eps", oracles.yogi, betas=(0.5, 0.8), eps=1e-6, initial_accumulator=0.25),
+    record("AdEMAMix", "", oracles.ademamix),
+    record("AdEMAMix", "warming up", oracles.ademamix, betas=(0.5, 0.8, 0.99), alpha=8.0, t_alpha_beta3=5.5, eps=0.1),
+    record("Grams", "", oracles.grams),
+    record("Grams", "short memory, large eps", oracles.grams, betas=(0.5, 0.8), eps=0.1),
+    record("ADOPT", "", oracles.adopt),
+    record("ADOPT", "unclipped, large eps", oracles.adopt, betas=(0.5, 0.8), eps=0.1, clip=False),
+    record("Rprop", "", oracles.rprop, torch=True),
+    record("Rprop", "other factors and limits", oracles.rprop, torch=True, etas=(0.25, 1.5), step_sizes=(0.05, 0.2)),
 ]
 WITHOUT_RECORD = [name for name in OPTIMIZERS if name not in {r.name for r in RECORDS}]
 RECORDS += [record(name, "defaults", None) for name in WITHOUT_RECORD]
@@ -170,6 +184,7 @@ SHARED: list[tuple[str, dict[str, Any], float]] = [
     ("", {}, 1.0),
     ("decay", {"weight_decay": 0.1}, 1.0),
     ("decoupled decay", {"weight_decay": 0.1, "decoupled": True}, 1.0),
+    ("coupled decay", {"weight_decay": 0.1, "decoupled": False}, 1.0),
     ("maximize", {"maximize": True}, 1.0),
     ("loss scale", {"weight_decay": 0.1, "maximize": True}, 768.0),
     ("clipped and zeroed", {"clip_norm": 0.1, "zero_grads": True}, 3.0),
@@ -177,8 +192,11 @@ SHARED: list[tuple[str, dict[str, Any], float]] = [
 
 
 def takes(record: Record, options: dict[str, Any]) -> bool:
-    """Whether the class has such options: AdamW is decoupled and asks nobody."""
-    return options.keys() - {"clip_norm", "zero_grads"} <= inspect.signature(record.cls).parameters.keys()
+    """Whether the class has such options: AdamW is decoupled and asks nobody. Its kind of decay comes by itself."""
+    own = inspect.signature(record.cls).parameters
+    return options.keys() - {"clip_norm", "zero_grads"} <= own.keys() and (
+        "decoupled" not in options or options["decoupled"] != own["decoupled"].default
+    )
 
 
 def first_of_rules() -> list[Record]:

@@ -74,16 +74,12 @@ class Bounded:
         return Bounded(root, np.minimum(near, np.cbrt(self.error)) + CUBE_ROOT_ERROR * self.u * root, self.u)
 
     def clamp(self, low, high):
-        """Between two hyper-parameters, or what is computed from some."""
+        """Between two hyper-parameters: what may come out is between the clamps of all that may go in."""
         low, high = self._of(low), self._of(high)
-        below, above = (
-            self.value + self.error < low.value - low.error,
-            self.value - self.error > high.value + high.error,
-        )
-        near_low, near_high = (abs(self.value - x.value) <= self.error + x.error for x in (low, high))
-        beside = self.error + np.where(near_low, low.error, 0) + np.where(near_high, high.error, 0)
-        error = np.where(below, low.error, np.where(above, high.error, beside))
-        return Bounded(np.clip(self.value, low.value, high.value), error, self.u)
+        value = np.clip(self.value, low.value, high.value)
+        least = np.clip(self.value - self.error, low.value - low.error, high.value - high.error)
+        most = np.clip(self.value + self.error, low.value + low.error, high.value + high.error)
+        return Bounded(value, np.maximum(value - least, most - value), self.u)
 
     def maximum(self, x):
         """The larger of two: no rounding, and no more error than the worse of them."""
@@ -245,6 +241,98 @@ def schedule_free_adamw(h, t, p, g, s, k):
     return new
 
 
+def sign(x):
+    """The sign of each element, an exact number of at most 1: one that rounding may turn says nothing."""
+    assert np.all((abs(x.value) > x.error) | (x.error == 0)), "a sign that rounding may turn says nothing"
+    return Bounded(np.sign(x.value), exact(0), x.u)
+
+
+def adabelief(h, t, p, g, s):
+    """Zhuang et al. 2020, algorithm 2, with epsilon in the stored s_t and beside its root."""
+    beta1, beta2 = map(exact, h["betas"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_var"] = beta2 * s["exp_avg_var"] + (1 - beta2) * ((g - m) * (g - m)) + h["eps"]
+    m_hat = m / (1 - beta1**t)
+    v_hat = v / (1 - beta2**t)
+    return p - exact(h["lr"]) * (m_hat / (v_hat.sqrt() + h["eps"]))
+
+
+def laprop(h, t, p, g, s):
+    """Ziyin et al. 2020, algorithm 1."""
+    beta1, beta2 = map(exact, h["betas"])
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    v_hat = v / (1 - beta2**t)
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * (g / (v_hat.sqrt() + h["eps"]))
+    return p - exact(h["lr"]) * (m / (1 - beta1**t))
+
+
+def yogi(h, t, p, g, s):
+    """Zaheer et al. 2018, algorithm 2, with Adam's bias corrections; both means start at the same number."""
+    beta1, beta2 = map(exact, h["betas"])
+    if t == 1:
+        s["exp_avg"] = s["exp_avg_sq"] = g._of(h["initial_accumulator"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_sq"] = s["exp_avg_sq"] - (1 - beta2) * (sign(s["exp_avg_sq"] - g * g) * (g * g))
+    m_hat = m / (1 - beta1**t)
+    v_hat = v / (1 - beta2**t)
+    return p - exact(h["lr"]) * (m_hat / (v_hat.sqrt() + h["eps"]))
+
+
+def ademamix(h, t, p, g, s):
+    """Pagliardini et al. 2024, algorithm 1, and its schedulers of alpha and beta3 over T steps."""
+    beta1, beta2, beta3 = map(exact, h["betas"])
+    alpha, total = exact(h["alpha"]), h["t_alpha_beta3"]
+    beta3_t = Bounded(beta3, exact(0), g.u)
+    if total is not None and t < total:
+        part = exact(t) / exact(total)
+        alpha = part * alpha
+        ln1, ln3 = np.log(beta1), np.log(beta3)
+        value = np.minimum(np.exp(ln1 * ln3 / ((1 - part) * ln3 + part * ln1)), beta3)
+        beta3_t = Bounded(value, exact(8 * 2.0**-53), g.u)  # a handful of roundings on the host, in double
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    n = s["exp_avg_slow"] = beta3_t * s["exp_avg_slow"] + (-beta3_t + 1) * g
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    m_hat = m / (1 - beta1**t)
+    v_hat = v / (1 - beta2**t)
+    return p - exact(h["lr"]) * ((m_hat + alpha * n) / (v_hat.sqrt() + h["eps"]))
+
+
+def grams(h, t, p, g, s):
+    """Cao et al. 2024, algorithm 1: the size of Adam's update, the sign of the gradient."""
+    beta1, beta2 = map(exact, h["betas"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    u = exact(h["lr"]) * ((m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + h["eps"]))
+    return p - sign(g) * Bounded(abs(u.value), u.error, u.u)
+
+
+def adopt(h, t, p, g, s):
+    """Taniguchi et al. 2024, algorithm 2, and without clipping algorithm 1; its step 0 is our t = 1."""
+    beta1, beta2 = map(exact, h["betas"])
+    if t == 1:
+        s["exp_avg_sq"] = g * g
+        return p
+    n = g / s["exp_avg_sq"].sqrt().maximum(h["eps"])
+    if h["clip"]:
+        bound = exact(t - 1) ** exact(0.25)
+        n = n.clamp(-bound, bound)
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * n
+    s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    return p - exact(h["lr"]) * m
+
+
+def rprop(h, t, p, g, s):
+    """Riedmiller & Braun 1993, and Igel & Huesken 2000, iRprop-, with the step sizes' names of torch."""
+    shrink, grow = h["etas"]
+    if t == 1:
+        s["step_size"] = g._of(h["lr"])
+    agree = (sign(g) * sign(s["prev"])).value
+    factors = np.where(agree > 0, exact(grow), np.where(agree < 0, exact(shrink), exact(1)))
+    size = s["step_size"] = (s["step_size"] * Bounded(factors, g.u * factors, g.u)).clamp(*h["step_sizes"])
+    prev = s["prev"] = Bounded(np.where(agree < 0, 0, g.value), np.where(agree < 0, 0, g.error), g.u)
+    return p - sign(prev) * size
+
+
 class Paper:
     """An optimizer by the paper: the same steps as `record`'s class, over copies of `params`."""
 
@@ -284,6 +372,7 @@ class Paper:
                 g = g + decay * old
             more = {"k": self.k} if "k" in inspect.signature(self.formula).parameters else {}
             new = self.formula(self.h, self.t[i], old, g, self.s[i], **more)
-            if kind == "decoupled" and not self.inside:
+            # A formula returns p itself where it is left alone.
+            if kind == "decoupled" and not self.inside and new is not old:
                 new = new - (exact(self.h["lr"]) * decay) * old
             self.p[i] = new

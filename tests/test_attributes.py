@@ -21,12 +21,15 @@ from fastopt.hyper import Hyper, Option
 from fastopt.schedules import CosineDecay, Warmup
 
 CLASSES = list(KINDS.values())
-OTHER = {"lr": 0.5, "weight_decay": 0.25, "betas": (0.5, 0.25), "eps": 0.125, "nonfinite": "skip", "clip_norm": 2.5}
-OTHER |= {"momentum": 0.5, "dampening": 0.25, "alpha": 0.75, "decay_mask": lambda path, array: False}
+# By check; or by name, where that makes the check.
+OTHER = {hyper.learning_rate: 0.5, hyper.nonnegative: 0.25, hyper.fraction: 0.75, hyper.proportion: 0.5}
+OTHER |= {hyper.betas: (0.5, 0.25), hyper.three_betas: (0.5, 0.25, 0.75), hyper.optional(hyper.positive): 2.5}
+OTHER |= {hyper.etas: (0.25, 1.5), hyper.limits: (0.125, 0.5)}
+OTHER |= {"nonfinite": "skip", "decay_mask": lambda path, array: False}
 
 
 def other(one):
-    return OTHER.get(one.name, not one.default)
+    return OTHER[one._check] if one._check in OTHER else OTHER.get(one.name, not one.default)
 
 
 @pytest.mark.parametrize("cls", CLASSES)

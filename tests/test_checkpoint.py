@@ -24,7 +24,7 @@ from optimizers_table import REALS, RECORDS, stepped
 from test_copies import make_grads, make_params
 from test_errors import everything, run, says
 
-from fastopt import NAG, SGD, Adam, RMSprop, checkpoint, hyper
+from fastopt import NAG, SGD, Adam, AdEMAMix, RMSprop, checkpoint, hyper
 from fastopt.optimizer import Hyper
 from fastopt.schedules import Constant, CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
 
@@ -88,6 +88,17 @@ def test_a_schedule_resumes_at_its_step(way, tmp_path):
         opt.step(np.ones(2))
         fresh.step(np.ones(2))
     assert w.tolist() == w2.tolist() == [-(3 + 1.5 + 0.5)] * 2
+
+
+@pytest.mark.parametrize("resume", [by_file, by_dict])
+def test_a_hyper_parameter_of_none_is_no_schedule(resume, tmp_path):
+    def make(value):
+        return AdEMAMix({"w": [np.ones(2)], "b": np.ones(1), "none": np.ones(0)}, t_alpha_beta3=value)
+
+    for before, value in [(None, None), (5.0, None), (None, 5.0)]:
+        opt = make(before)
+        resume(make(value), opt, tmp_path / "opt")
+        assert opt.t_alpha_beta3 == value
 
 
 SHIPPED = [

@@ -50,6 +50,8 @@ def _own_folder(tmp_path, monkeypatch):
 
 # ---- what it trains ----
 
+NEED_ALL_ROWS = ["Rprop"]  # the noise of batches turns the signs it goes by
+
 
 @pytest.mark.parametrize(
     ("data", "worst"), [("line", 0.12), ("diabetes", 2920.0), ("digits", 0.15)], ids=["line", "diabetes", "digits"]
@@ -65,13 +67,39 @@ def test_every_optimizer_trains_well_and_numpy_reaches_the_same_bits(data, worst
         assert result["identical"]
         for key in ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "parameters"):
             assert fused[key] == numpy[key]
-        assert fused["train_loss"] < worst
+        assert fused["train_loss"] < worst or result["optimizer"] in NEED_ALL_ROWS
         assert min(fused["seconds"], fused["step_us"], numpy["seconds"], numpy["step_us"]) > 0
         assert result["curve"]["train_loss"][-1] == fused["train_loss"]
         assert result["curve"]["updates"][-1] == result["updates"]
         if data == "digits":
-            assert fused["test_accuracy"] > 0.94
+            assert fused["test_accuracy"] > 0.94 or result["optimizer"] in NEED_ALL_ROWS
     assert table.count("same bits") == len(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", NEED_ALL_ROWS)
+@pytest.mark.parametrize(
+    ("data", "rows", "worst"), [("line", 800, 0.094), ("diabetes", 354, 2880.0), ("digits", 1438, 1e-3)]
+)
+def test_optimizers_that_need_all_rows_train_well_on_them(name, data, rows, worst):
+    args = ("--optimizer", name, "--batch-size", rows, "--epochs", 100, "--no-compare", "--json", "out.json")
+    assert run("train", data, *args) == 0
+    found = results("out.json")[0]["fastopt"]
+    assert found["train_loss"] < worst
+    assert data != "digits" or found["test_accuracy"] > 0.94
+
+
+def test_options_of_several_numbers_take_as_many_as_the_optimizer():
+    def betas(*args):
+        assert run("train", *args, "--stop-after", 2, "--no-compare", "--json", "out.json") == 0
+        return {result["optimizer"]: result["hyper"].get("betas") for result in results("out.json")}
+
+    assert betas("--betas", "0.5", "0.75") == {"Adam": [0.5, 0.75]}
+    assert betas("--betas=0.5", "0.75", "line") == {"Adam": [0.5, 0.75]}
+    assert betas("--optimizer", "ademamix", "--betas", "0.5", "0.75", "0.875") == {"AdEMAMix": [0.5, 0.75, 0.875]}
+    found = betas("--optimizer", "all", "--betas", "0.5", "0.75", "0.875")  # each takes what it can
+    assert found["AdEMAMix"] == [0.5, 0.75, 0.875]
+    assert found["Adam"] == [0.9, 0.999]
+    assert found["SGD"] is None
 
 
 @pytest.mark.parametrize("name", ["rmsprop-line", "adam-line"])
@@ -427,6 +455,12 @@ REFUSED = {
     "beta out of range": (
         ["--betas", "0.9", "1.5"],
         "Adam: betas[1] is 1.5: wanted a number of at least 0 and below 1",
+    ),
+    "betas too few": (["--betas", "0.9"], "Invalid value for '--betas': '0.9' is not 2 or 3 numbers."),
+    "betas of text": (["--betas", "high"], "Invalid value for '--betas': 'high' is not 2 or 3 numbers."),
+    "betas of another": (
+        ["--optimizer", "AdEMAMix", "--betas", "0.9", "0.99"],
+        "--betas 0.9 0.99: AdEMAMix takes 3, such as 0.9 0.999 0.9999",
     ),
     "negative rate": (["--lr", "-1"], "Adam: lr is -1.0: wanted a finite number of at least 0"),
     "text as rate": (["--lr", "fast"], "Invalid value for '--lr': 'fast' is not a valid float."),

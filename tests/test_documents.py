@@ -211,6 +211,7 @@ def test_names_and_defaults_are_torchs(cls):
                  "maximize": False},
         "AdamW": {"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2, "amsgrad": False,
                   "maximize": False},
+        "Rprop": {"lr": 1e-2, "etas": (0.5, 1.2), "step_sizes": (1e-6, 50), "maximize": False},
     }  # fmt: skip
     signature = inspect.signature(cls).parameters
     assert list(signature)[:2] == ["params", "lr"]

@@ -11,7 +11,7 @@ import pytest
 from optimizers_table import stepped
 from test_errors import everything, says
 
-from fastopt import SGD, hyper
+from fastopt import SGD, AdEMAMix, hyper
 from fastopt.optimizers import OPTIMIZERS
 
 FINITE = "wanted a finite number of at least 0"
@@ -65,6 +65,31 @@ WRONG = {
         ((0.9, np.nan), ValueError, f"[1] is nan: {FRACTION}"),
         (("0.9", 0.9), TypeError, f"[0] is '0.9', a str: {FRACTION}"),
     ],
+    hyper.three_betas: [
+        (0.9, TypeError, " is 0.9: wanted three numbers"),
+        ((0.9, 0.99), TypeError, " is (0.9, 0.99): wanted three numbers"),
+        ((0.9, 0.99, 0.999, 0.9), TypeError, " is (0.9, 0.99, 0.999, 0.9): wanted three numbers"),
+        ((1, 0.9, 0.9), ValueError, f"[0] is 1: {FRACTION}"),
+        ((0.9, 0.9, 1.0), ValueError, f"[2] is 1.0: {FRACTION}"),
+        ((0.9, None, 0.9), TypeError, f"[1] is None, a NoneType: {FRACTION}"),
+    ],
+    hyper.etas: [
+        (0.5, TypeError, " is 0.5: wanted two numbers"),
+        ((0.5, 1.1, 1.2), TypeError, " is (0.5, 1.1, 1.2): wanted two numbers"),
+        ((0.0, 1.2), ValueError, "[0] is 0.0: wanted a finite number above 0"),
+        ((0.5, np.inf), ValueError, "[1] is inf: wanted a finite number above 0"),
+        (("0.5", 1.2), TypeError, "[0] is '0.5', a str: wanted a finite number above 0"),
+        ((1, 1.2), ValueError, " is (1, 1.2): wanted the first below 1 and the second above 1"),
+        ((0.5, 1.0), ValueError, " is (0.5, 1.0): wanted the first below 1 and the second above 1"),
+        ((1.2, 0.5), ValueError, " is (1.2, 0.5): wanted the first below 1 and the second above 1"),
+    ],
+    hyper.limits: [
+        (1, TypeError, " is 1: wanted two numbers"),
+        ((0.1,), TypeError, " is (0.1,): wanted two numbers"),
+        ((-1e-9, 1), ValueError, f"[0] is -1e-09: {FINITE}"),
+        ((0, np.nan), ValueError, f"[1] is nan: {FINITE}"),
+        ((0.2, 0.1), ValueError, " is (0.2, 0.1): wanted the first not above the second"),
+    ],
 }
 ABOVE_0 = "wanted a number above 0 and at most 1"
 WHOLE = "wanted a whole number of at least 0"
@@ -78,18 +103,13 @@ WRONG |= {
         (-1, ValueError, f" is -1: {WHOLE}"),
         (2**70, ValueError, f" is {2**70}: {WHOLE}"),
     ],
-    hyper.three_betas: [
-        ((0.9, 0.9), TypeError, " is (0.9, 0.9): wanted three numbers"),
-        (0.9, TypeError, " is 0.9: wanted three numbers"),
-        ((0.9, 1.0, 0.9), ValueError, f"[1] is 1.0: {FRACTION}"),
-        ((0.9, 0.9, "x"), TypeError, f"[2] is 'x', a str: {FRACTION}"),
-    ],
     hyper.interpolation_betas: [
         ((0.9,), TypeError, " is (0.9,): wanted two numbers"),
         ((0.0, 0.9), ValueError, f"[0] is 0.0: {ABOVE_0}"),
         ((1.0, 1.0), ValueError, f"[1] is 1.0: {FRACTION}"),
     ],
 }
+WRONG[hyper.optional(hyper.positive)] = [row for row in WRONG[hyper.positive] if row[0] is not None]
 ROWS = [
     (cls, name, *row)
     for cls in OPTIMIZERS.values()
@@ -157,6 +177,16 @@ def test_nesterov_needs_momentum_and_no_dampening(momentum, dampening):
         opt.step(np.ones(2))
     opt.param_groups[0].update(momentum=0.9, dampening=0.0)
     assert everything(opt, w) == before
+
+
+@pytest.mark.parametrize("betas", [(0.0, 0.9, 0.99), (0.9, 0.9, 0)])
+def test_the_warm_up_of_betas_needs_them_above_0(betas):
+    shown = tuple(map(float, betas))
+    message = f"t_alpha_beta3 is 10.0 with betas {shown}: wanted the first and the third of them above 0"
+    with pytest.raises(ValueError, match=says(message)):
+        AdEMAMix(np.ones(2), betas=betas, t_alpha_beta3=10)
+    assert AdEMAMix(np.ones(2), betas=betas).step(np.ones(2))
+    assert AdEMAMix(np.ones(2), betas=(0.9, 0.0, 0.99), t_alpha_beta3=10).step(np.ones(2))
 
 
 @pytest.mark.parametrize("value", [0, 0.0, -0.0, 1, 5e-324, 1e308, Fraction(1, 3), np.float32(0.1), np.int8(2)])

@@ -33,7 +33,20 @@ EXTREMES = [
     ("Adam", {"betas": (0.9, 0.0), "eps": 0.0}),
     ("Adam", {"betas": (1 - 2.0**-53, 1 - 2.0**-53), "amsgrad": True}),  # 1 in float32
     ("AdamW", {"eps": 0.0, "weight_decay": 1e30}),
+    ("AdaBelief", {"betas": (0.0, 0.0), "eps": 0.0}),
+    ("LaProp", {"betas": (0.9, 0.0), "eps": 0.0}),
+    ("Yogi", {"betas": (0.9, 0.0), "initial_accumulator": 1e30}),
+    ("Yogi", {"eps": 0.0, "initial_accumulator": 0.0}),
+    ("AdEMAMix", {"betas": (5e-324, 0.0, 1 - 2.0**-53), "t_alpha_beta3": 1e-300, "alpha": 1e30}),
+    ("Grams", {"betas": (0.0, 0.9), "eps": 0.0}),
+    ("ADOPT", {"betas": (0.0, 0.0), "eps": 0.0}),
+    ("ADOPT", {"eps": 0.0, "clip": False, "weight_decay": 1e30, "decoupled": True}),
+    ("Rprop", {"etas": (1e-300, 1e300), "step_sizes": (0.0, 1e308)}),
 ]
+# Mean gradients that start elsewhere move parameters; of state that is not made of gradients alone, epsilon is added to
+# one array, and one starts at the learning rate.
+STARTING_AT_0 = {"Yogi": {"initial_accumulator": 0.0}}
+NOT_OF_GRADIENTS = {"lookahead_saved", "exp_avg_var", "step_size"}
 LATEST = {record.name: record for record in RECORDS}
 EXTREME_CASES = [
     *(
@@ -139,14 +152,14 @@ def test_an_infinite_parameter_stays_what_it_is_without_decay(record, real):
 def test_zero_gradients_from_the_start_change_nothing(record, real):
     p = np.array([0.0, -0.0, 1.5, -1e-3], real)
     before = p.tobytes()
-    opt = record.make(p, weight_decay=0.0)
+    opt = record.make(p, weight_decay=0.0, **STARTING_AT_0.get(record.name, {}))
     for _ in range(3):
         record.step(opt, np.zeros(4, real))
     if record.name in MOVE_WITHOUT_GRADIENT:
         return
     # -0 - (+0) is -0 and 0 - 0 is 0, so not even a sign changes
     assert p.tobytes() == before
-    elsewhere = {"lookahead_saved", "x0", "z"}  # where p was
+    elsewhere = NOT_OF_GRADIENTS | {"x0", "z"}  # where p was
     assert all(not x.any() for name, x in opt.state["params"].items() if x.ndim and name not in elsewhere)
 
 
@@ -157,6 +170,8 @@ def test_learning_rate_zero_moves_the_moments_only(record):
         with pytest.raises(ValueError, match="lr is 0"):
             record.step(record.make(p, lr=0.0), np.ones(2))
         return
+    if record.cls is fastopt.Rprop:  # there lr is the first step size, and clipped as all are
+        record = replace(record, options={**record.options, "step_sizes": (0.0, 50.0)})
     opt, other = record.make(p, lr=0.0, weight_decay=0.0), record.make(q, weight_decay=0.0)
     for _ in range(3):
         g = np.array([0.5, 3.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -16,11 +17,11 @@ from oracles import Paper, exact  # noqa: E402
 import fastopt  # noqa: E402
 
 STEPS = 10
-# torch clips by norm + 1e-6, and decouples only AdamW.
+# torch clips by norm + 1e-6 and elsewhere, decouples only AdamW, and has no decay for Rprop.
 WITH_TORCH = [
     case
     for case in CASES
-    if case.torch and "clip_norm" not in case.options and ("decoupled" not in case.options or case.name == "AdamW")
+    if case.torch and case.options.keys() <= inspect.signature(getattr(torch.optim, case.name)).parameters.keys()
 ]
 
 
@@ -57,7 +58,7 @@ def test_steps_are_torchs_to_rounding(case, real):
 
 
 def test_the_defaults_are_torchs():
-    for name in ("SGD", "RMSprop", "Adam", "AdamW"):
+    for name in ("SGD", "RMSprop", "Adam", "AdamW", "Rprop"):
         mine = getattr(fastopt, name)(np.zeros(1)).param_groups[0]
         theirs = getattr(torch.optim, name)([torch.zeros(1)]).param_groups[0]
         for key in mine.keys() & theirs.keys() - {"params"}:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import itertools
 import logging
 import sys
 from collections.abc import Callable
@@ -58,6 +59,54 @@ def _widths(_: click.Context, param: click.Parameter, value: str | None) -> tupl
     return widths
 
 
+class _Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers with spaces between; how many there may be depends on the optimizer."""
+
+    name = "float..."
+
+    def __init__(self, counts: set[int]) -> None:
+        self.counts = sorted(counts)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            numbers = tuple(map(float, value.split()))
+        except ValueError:
+            numbers = ()
+        if len(numbers) not in self.counts:
+            self.fail(f"{value!r} is not {' or '.join(map(str, self.counts))} numbers.", param, ctx)
+        return numbers
+
+    @staticmethod
+    def joined(args: list[str], flags: set[str]) -> list[str]:
+        """The numbers after each of these flags as one text: click's options take a fixed number of arguments."""
+        rest, found = list(args), []
+        while rest:
+            flag, equals, first = rest.pop(0).partition("=")
+            if flag not in flags:
+                found.append(flag + equals + first)
+                continue
+            numbers = [*[first] * bool(equals), *itertools.takewhile(_is_number, rest)]
+            del rest[: len(numbers) - bool(equals)]
+            found += [flag, *[" ".join(numbers)] * bool(numbers)]
+        return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+class _Train(click.Command):
+    """The command with the most options."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        flags = {flag for param in self.params if isinstance(param.type, _Numbers) for flag in param.opts}
+        return super().parse_args(ctx, _Numbers.joined(args, flags))
+
+
 def _hyper_option(key: str) -> click.Option:
     """The option of a keyword of optimizers; its type is that of the default."""
     owners = {name: st.hyper_parameters(name)[key] for name in OPTIMIZERS if key in st.hyper_parameters(name)}
@@ -66,14 +115,16 @@ def _hyper_option(key: str) -> click.Option:
     flag = st.option(key)
     if isinstance(default, bool):
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=help)
-    count = len(default) if isinstance(default, tuple) else 1
-    return click.Option([flag], type=float, nargs=count, default=None, help=help)
+    counts = {len(value) if isinstance(value, tuple) else 1 for value in owners.values()}
+    if len(counts) > 1:
+        return click.Option([flag], type=_Numbers(counts), default=None, help=help)
+    return click.Option([flag], type=float, nargs=counts.pop(), default=None, help=help)
 
 
 HYPER = list(dict.fromkeys(key for name in OPTIMIZERS for key in st.hyper_parameters(name)))
 
 
-@command.command()
+@command.command(cls=_Train)
 @click.argument("data", required=False)
 @click.option("--target", help="Column (CSV) or array (NPZ) to predict.")
 @click.option("--task", type=click.Choice(["regression", "classification"]), help="What the target of a file is for.")
@@ -206,7 +257,8 @@ def _settle(given: dict[str, Any], experiment: str | None, resume: Path | None) 
     names = given.get("optimizer", base.get("optimizer", ["Adam"]))
     if saved and names != base["optimizer"]:  # before its options, which the saved run does not have
         raise InputError(f"--optimizer {st.text(names)}: the saved run has {st.text(base['optimizer'])}")
-    st.check_hyper_parameters([key for key in given if key not in st.FIELDS], names, every=every)
+    own = {key: value for key, value in given.items() if key not in st.FIELDS}
+    st.check_hyper_parameters(own, names, every=every)
     if saved:
         before = st.hyper_parameters(names[0]) | base
         for key, value in given.items():
@@ -237,7 +289,8 @@ def _typed_again(saved: dict[str, Any], resume: Path | None) -> dict[str, Any]:
                 typed: Any = ",".join(map(str, value))
             else:
                 several = param.multiple or param.nargs > 1
-                typed = [str(item) for item in value] if several else str(value)
+                one = " ".join(map(str, value)) if isinstance(param.type, _Numbers) else str(value)
+                typed = [str(item) for item in value] if several else one
             settings[key] = param.process_value(click.get_current_context(), typed)
         settings["optimizer"] = tuple(st.optimizer_names(settings["optimizer"]))
         (_,) = settings["optimizer"]

@@ -98,7 +98,7 @@ def line(seed: int) -> Data:
     x = rng.uniform(0, 4, 1000)
     y = LINE_SLOPE * x + LINE_INTERCEPT + LINE_NOISE * rng.standard_normal(len(x))
     defaults = {"model": "linear", "batch_size": 10, "epochs": 3}
-    return Data("line", x[:, None], y, (), False, defaults, {"SGD": 0.12, "NAG": 0.01, "others": 0.05})
+    return Data("line", x[:, None], y, (), False, defaults, {"SGD": 0.12, "NAG": 0.01, "ADOPT": 0.3, "others": 0.05})
 
 
 def diabetes(seed: int) -> Data:

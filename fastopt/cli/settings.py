@@ -111,13 +111,23 @@ def optimizer_names(given: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def check_hyper_parameters(given: Iterable[str], names: list[str], *, every: bool) -> None:
-    """Each keyword that was given must be one of each named optimizer; with `all`, of one of them."""
-    for key in given:
+def fits(value: Any, default: Any) -> bool:
+    """Whether there are as many numbers as the optimizer takes that has this default."""
+    return not isinstance(default, tuple) or len(value) == len(default)
+
+
+def check_hyper_parameters(given: Mapping[str, Any], names: list[str], *, every: bool) -> None:
+    """Each keyword that was given must fit each named optimizer; with `all`, those it fits."""
+    if every:
+        return
+    for key, value in given.items():
         having = [name for name in OPTIMIZERS if key in hyper_parameters(name)]
-        lacking = [name for name in names if name not in having]
-        if lacking and not every:
-            raise InputError(f"{option(key)}: {lacking[0]} has no such option; {', '.join(having)} have it")
+        for name in names:
+            if name not in having:
+                raise InputError(f"{option(key)}: {name} has no such option; {', '.join(having)} have it")
+            default = hyper_parameters(name)[key]
+            if not fits(value, default):
+                raise InputError(f"{option(key)} {text(value)}: {name} takes {len(default)}, such as {text(default)}")
 
 
 def learning_rate(settings: Settings, lr: float, updates: int) -> float | schedules.Schedule:

@@ -25,7 +25,7 @@ from fastopt.optimizers import OPTIMIZERS
 from .data import LINE_START, Data, Split
 from .errors import DivergedError, InputError
 from .models import BINARY, MSE, SOFTMAX, Array, Network
-from .settings import Settings, flat, hyper_parameters, learning_rate
+from .settings import Settings, fits, flat, hyper_parameters, learning_rate
 
 CURVE_POINTS = 100  # how often, evenly spaced, a run measures its loss on the whole table
 SAVE_SECONDS = 10.0  # a long run is saved at the first end of an epoch after so long
@@ -106,7 +106,10 @@ class Run:
         self.per_epoch = -(-len(split.y) // settings.batch_size)
         self.total = settings.epochs * self.per_epoch
         self.lr = data.lr.get(name, data.lr["others"]) if settings.lr is None else settings.lr
-        self.hyper = {key: settings.hyper.get(key, default) for key, default in hyper_parameters(name).items()}
+        self.hyper = hyper_parameters(name)
+        self.hyper |= {
+            key: value for key, value in settings.hyper.items() if key in self.hyper and fits(value, self.hyper[key])
+        }
         self.first = 0 if resume is None else read(resume)["updates"]
         self.unsaved: str | None = None  # why the last save failed: no reason to lose the training
         if self.first >= self.total:

@@ -100,7 +100,7 @@ class AdaBound(Optimizer):
         final = h["final_lr"] / base
         rates: Scalars = {
             "alpha": np.sqrt(one_minus_power(beta2, t)) / one_minus_power(beta1, t),
-            "low": final * (1.0 - 1.0 / (h["gamma"] * t + 1.0)),
+            "low": final * (h["gamma"] * t / (h["gamma"] * t + 1.0)),
             "high": final * (1.0 + 1.0 / (h["gamma"] * t)),
         }
         others: Scalars = {

@@ -95,7 +95,8 @@ class Ftrl(Optimizer):
             "start": h["initial_accumulator_value"] if fresh else 0.0,
             "r": 1.0 / lr,
             "quad": h["beta"] / lr + 2.0 * h["l2"],
-            "l1": h["l1"],
+            "low": -h["l1"],
+            "high": h["l1"],
             "shrinkage": 2.0 * h["l2_shrinkage"],
         }
 
@@ -107,4 +108,4 @@ class Ftrl(Optimizer):
         n[...] = before + g * g
         root = np.sqrt(n)
         z[...] = z + ((g + c["shrinkage"] * p) - ((root - np.sqrt(before)) * c["r"]) * p)
-        return (clamp(z, -c["l1"], c["l1"]) - z) / (root * c["r"] + c["quad"])  # type: ignore[no-any-return]
+        return (clamp(z, c["low"], c["high"]) - z) / (root * c["r"] + c["quad"])  # type: ignore[no-any-return]

@@ -17,8 +17,8 @@ Array = npt.NDArray[Any]
 
 def sign(x: Array) -> Array:
     """SIGN: 1, -1, or x where it is 0 or NaN."""
-    one = x.dtype.type(1)
-    return np.where(x > 0, one, np.where(x < 0, -one, x))
+    one, minus_one = x.dtype.type(1), x.dtype.type(-1)  # where memory ends, NumPy crashes on the sign of a scalar
+    return np.where(x > 0, one, np.where(x < 0, minus_one, x))
 
 
 def absolute(x: Array) -> Array:
