@@ -62,6 +62,15 @@ class Bounded:
         near = np.divide(self.error, root, out=np.full_like(root, np.inf), where=root > 0)
         return self._rounded(root, np.minimum(near, np.sqrt(self.error)))
 
+    def sign(self):
+        """-1, 0 or 1: exact, as rounding is not to turn it."""
+        certain = (abs(self.value) > 2 * self.error) | ((self.value == 0) & (self.error == 0))
+        assert np.all(certain), "a sign that rounding may turn says nothing"
+        return Bounded(np.sign(self.value), exact(0), self.u)
+
+    def __abs__(self):
+        return Bounded(abs(self.value), self.error, self.u)
+
     def maximum(self, x):
         """The larger of two: no rounding, and no more error than the worse of them."""
         x = self._of(x)

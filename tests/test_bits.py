@@ -180,7 +180,7 @@ def test_every_hyper_parameter_of_a_class_is_varied_in_its_records(name):
 
 
 def test_every_rule_and_kind_of_decay_is_under_test():
-    tested = {(record.cls.rule(h := record.hyper()), h["weight_decay"] > 0, h["decoupled"]) for record in CASES}
+    tested = {(record.cls.rule(h := record.hyper()), record.cls.kind(h)) for record in CASES}
     for rule in kernels.rules():
         if rule not in ("lookahead", "restore"):  # tested by NAG.lookahead() above
-            assert {(rule, False, False), (rule, True, False), (rule, True, True)} <= tested
+            assert {(rule, kind) for kind in ("none", "coupled", "decoupled")} <= tested
