@@ -18,6 +18,17 @@ RULE(sgd, (), (alpha))
     }
 }
 
+/* Steps of one size, in the gradient's sign (Bernstein et al. 2018, algorithm 1). */
+RULE(signsgd, (), (alpha))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p);
+        const real g = GRAD(p);
+        p = DESCEND(p, alpha * SIGN(g));
+        STORE(p);
+    }
+}
+
 /* Heavy ball (Polyak 1964). tau weighs the new gradient, alpha the update: torch's form
  * has the learning rate in alpha, the classical form in tau, and a factor of 1 is exact. */
 RULE(momentum, (m), (eta, tau, alpha))
@@ -62,6 +73,21 @@ RULE(restore, (saved), ())
 {
     for (ELEMENTS) {
         const real p = LOAD(saved);
+        STORE(p);
+    }
+}
+
+/* Lion (Chen et al. 2023, algorithm 2): the sign of a mean c in which the gradient weighs
+ * otherwise than in the mean m that is kept. With equal betas c is the new m, by the very
+ * same operations, and this is Signum (Bernstein et al. 2018, algorithm 2). */
+RULE(lion, (m), (alpha, beta1, rest1, beta2, rest2))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m);
+        const real g = GRAD(p), c = beta1 * m + rest1 * g;
+        m = beta2 * m + rest2 * g;
+        p = DESCEND(p, alpha * SIGN(c));
+        STORE(m);
         STORE(p);
     }
 }
@@ -166,10 +192,12 @@ RULE(amsgrad, (m, v, x), (alpha, beta1, rest1, beta2, rest2, eps))
 extern const fo_rule EXPORTED(rules)[];
 const fo_rule EXPORTED(rules)[] = {
     ENTRY(sgd),
+    ENTRY(signsgd),
     ENTRY(momentum),
     ENTRY(nesterov),
     ENTRY(lookahead),
     ENTRY(restore),
+    ENTRY(lion),
     ENTRY(rmsprop),
     ENTRY(rmsprop_momentum),
     ENTRY(rmsprop_centered),

@@ -87,6 +87,13 @@ RECORDS = [
     record("SGD", "classical nesterov", oracles.sgd, momentum=0.9, nesterov=True, lr_in_momentum=True),
     record("NAG", "", oracles.nag, momentum=0.8),
     record("NAG", "without momentum", oracles.nag, momentum=0.0),
+    record("SignSGD", "", oracles.signsgd),
+    record("Signum", "", oracles.signum),
+    record("Signum", "short memory", oracles.signum, momentum=0.5),
+    record("Signum", "without momentum", oracles.signum, momentum=0.0),
+    record("Lion", "", oracles.lion),
+    record("Lion", "short memory", oracles.lion, betas=(0.8, 0.3), weight_decay=0.1),
+    record("Lion", "coupled decay", oracles.lion, decoupled=False, weight_decay=0.1),
     *(
         record(
             "RMSprop",

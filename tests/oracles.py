@@ -122,6 +122,28 @@ def adam(h, t, p, g, s):
     return p - exact(h["lr"]) * (m_hat / (v_hat.sqrt() + h["eps"]))
 
 
+def signsgd(h, t, p, g, s):
+    """Bernstein et al. 2018, algorithm 1."""
+    return p - exact(h["lr"]) * g.sign()
+
+
+def signum(h, t, p, g, s):
+    """Bernstein et al. 2018, algorithm 2."""
+    beta = exact(h["momentum"])
+    if beta == 0:
+        return p - exact(h["lr"]) * g.sign()
+    m = s["momentum_buffer"] = beta * s["momentum_buffer"] + (1 - beta) * g
+    return p - exact(h["lr"]) * m.sign()
+
+
+def lion(h, t, p, g, s):
+    """Chen et al. 2023, algorithm 2: the old mean is interpolated by β₁, then moved by β₂."""
+    beta1, beta2 = map(exact, h["betas"])
+    c = beta1 * s["exp_avg"] + (1 - beta1) * g
+    s["exp_avg"] = beta2 * s["exp_avg"] + (1 - beta2) * g
+    return p - exact(h["lr"]) * c.sign()
+
+
 class Paper:
     """An optimizer by the paper: the same steps as `record`'s class, over copies of `params`."""
 

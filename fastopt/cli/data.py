@@ -19,6 +19,9 @@ EPS = 2.0**-52  # the relative rounding of float64
 LR = {  # by default, by optimizer: for the line, for the digits, and for tables that are standardized
     "SGD": {"line": 0.12, "digits": 0.1, "tables": 0.03},
     "NAG": {"line": 0.01, "digits": 0.02, "tables": 0.003},
+    "SignSGD": {"line": 0.02, "digits": 0.002, "tables": 0.003},
+    "Signum": {"line": 0.05, "digits": 0.001, "tables": 0.01},
+    "Lion": {"line": 0.04, "digits": 0.0005, "tables": 0.01},
     "others": {"line": 0.05, "digits": 0.003, "tables": 0.01},
 }
 ROUNDINGS = 8  # a column whose training rows differ by no more than so many roundings is constant

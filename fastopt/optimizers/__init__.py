@@ -4,6 +4,7 @@
 
 from ..optimizer import Optimizer
 from .sgd import *
+from .sign import *
 from .rmsprop import *
 from .adam import *
 
