@@ -39,6 +39,7 @@ __all__ = [
     "optional",
     "positive",
     "proportion",
+    "proportions",
 ]
 
 T = TypeVar("T")
@@ -203,11 +204,20 @@ def proportion(name: str, value: Any) -> float:
     return _number(name, value, "a number from 0 to 1", 0, 1, open_low=False, open_high=False)
 
 
-def betas(name: str, value: Any) -> tuple[float, float]:
-    """Check for two numbers in [0, 1)."""
+def _two(check: Check, name: str, value: Any) -> tuple[float, float]:
     if not isinstance(value, (tuple, list)) or len(value) != 2:
         raise TypeError(f"{name} is {value!r}: wanted two numbers")
-    return fraction(f"{name}[0]", value[0]), fraction(f"{name}[1]", value[1])
+    return check(f"{name}[0]", value[0]), check(f"{name}[1]", value[1])
+
+
+def betas(name: str, value: Any) -> tuple[float, float]:
+    """Check for two numbers in [0, 1)."""
+    return _two(fraction, name, value)
+
+
+def proportions(name: str, value: Any) -> tuple[float, float]:
+    """Check for two numbers in [0, 1]."""
+    return _two(proportion, name, value)
 
 
 def flag(name: str, value: Any) -> bool:

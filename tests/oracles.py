@@ -77,6 +77,11 @@ class Bounded:
         return Bounded(np.maximum(self.value, x.value), np.maximum(self.error, x.error), self.u)
 
 
+def in_double(x):
+    """A number of which others are made in double, whatever the parameters' type: for what cancels there."""
+    return Bounded(exact(x), exact(0), exact(2.0**-53))
+
+
 def sgd(h, t, p, g, s):
     """Momentum as torch documents it, classical (Polyak 1964), and Nesterov's with the gradient taken at p."""
     eta, lr = exact(h["momentum"]), exact(h["lr"])
@@ -142,6 +147,63 @@ def lion(h, t, p, g, s):
     c = beta1 * s["exp_avg"] + (1 - beta1) * g
     s["exp_avg"] = beta2 * s["exp_avg"] + (1 - beta2) * g
     return p - exact(h["lr"]) * c.sign()
+
+
+def qhm(h, t, p, g, s):
+    """Ma & Yarats 2019, eq. 1 and 2."""
+    beta, nu = exact(h["momentum"]), exact(h["nu"])
+    m = s["momentum_buffer"] = beta * s["momentum_buffer"] + (1 - beta) * g
+    return p - exact(h["lr"]) * ((1 - nu) * g + nu * m)
+
+
+def qhadam(h, t, p, g, s):
+    """Ma & Yarats 2019, eq. 6."""
+    (beta1, beta2), (nu1, nu2) = map(exact, h["betas"]), map(exact, h["nus"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    above = (1 - nu1) * g + nu1 * (m / (1 - beta1**t))
+    below = ((1 - nu2) * (g * g) + nu2 * (v / (1 - beta2**t))).sqrt() + h["eps"]
+    return p - exact(h["lr"]) * (above / below)
+
+
+def adagrad(h, t, p, g, s):
+    """Duchi et al. 2011, figure 1, diagonal; decay and first value of the sum as torch documents them."""
+    before = exact(h["initial_accumulator_value"]) if t == 1 else s["sum"]
+    total = s["sum"] = before + g * g
+    lr = exact(h["lr"]) / (1 + (t - 1) * exact(h["lr_decay"]))
+    return p - lr * (g / (total.sqrt() + h["eps"]))
+
+
+def adadelta(h, t, p, g, s):
+    """Zeiler 2012, algorithm 1, times a learning rate."""
+    rho = exact(h["rho"])
+    v = s["square_avg"] = rho * s["square_avg"] + (1 - rho) * (g * g)
+    delta = (s["acc_delta"] + h["eps"]).sqrt() / (v + h["eps"]).sqrt() * g
+    s["acc_delta"] = rho * s["acc_delta"] + (1 - rho) * (delta * delta)
+    return p - exact(h["lr"]) * delta
+
+
+def adamax(h, t, p, g, s):
+    """Kingma & Ba 2015, algorithm 2; epsilon as torch has it."""
+    beta1, beta2 = map(exact, h["betas"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    u = s["exp_inf"] = (beta2 * s["exp_inf"]).maximum(abs(g) + h["eps"])
+    return p - (exact(h["lr"]) / (1 - beta1**t)) * (m / u)
+
+
+def radam(h, t, p, g, s):
+    """Liu et al. 2020, algorithm 2; the threshold 5 and epsilon as torch has them."""
+    beta1, beta2 = map(exact, h["betas"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    m_hat = m / (1 - beta1**t)
+    most = in_double(2) / (1 - beta2) - 1
+    rho = most - in_double(2 * t * beta2**t) / (1 - beta2**t)
+    if rho.value <= 5:
+        return p - exact(h["lr"]) * m_hat
+    r = ((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)).sqrt()
+    r = Bounded(r.value, r.error, p.u)
+    return p - exact(h["lr"]) * (r * (m_hat * np.sqrt(1 - beta2**t) / (v.sqrt() + h["eps"])))
 
 
 class Paper:

@@ -104,6 +104,7 @@ VALUES = {
     hyper.fraction: st.just(0.0) | BELOW_1,
     hyper.proportion: st.just(0.0) | UP_TO_1,
     hyper.betas: st.tuples(BELOW_1, BELOW_1),
+    hyper.proportions: st.tuples(UP_TO_1, UP_TO_1),
     hyper.flag: st.booleans(),
     "eps": st.floats(1e-30, 1e3),  # less is refused in float32
 }

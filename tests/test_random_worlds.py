@@ -165,6 +165,7 @@ DRAWN = {
     hyper.fraction: lambda dice: dice.one_of(0.0, dice.number(0, 0.99), dice.number(0, 0.99)),
     hyper.proportion: lambda dice: dice.one_of(0.0, dice.number(0, 1), dice.number(0, 1)),
     hyper.betas: lambda dice: (dice.number(0, 0.99), dice.number(0, 0.999)),
+    hyper.proportions: lambda dice: (dice.number(0, 1), dice.one_of(1.0, dice.number(0, 1))),
     hyper.flag: lambda dice: dice.chance(0.4),
     "eps": lambda dice: 10 ** dice.number(-8, 0),
 }

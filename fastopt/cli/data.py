@@ -22,6 +22,11 @@ LR = {  # by default, by optimizer: for the line, for the digits, and for tables
     "SignSGD": {"line": 0.02, "digits": 0.002, "tables": 0.003},
     "Signum": {"line": 0.05, "digits": 0.001, "tables": 0.01},
     "Lion": {"line": 0.04, "digits": 0.0005, "tables": 0.01},
+    "Adagrad": {"line": 0.5, "digits": 0.1, "tables": 0.1},
+    "Adadelta": {"line": 15.0, "digits": 3.0, "tables": 3.0},
+    "Adamax": {"line": 0.2, "digits": 0.01, "tables": 0.01},
+    "RAdam": {"line": 0.1, "digits": 0.01, "tables": 0.02},
+    "QHM": {"line": 0.3, "digits": 0.3, "tables": 0.1},
     "others": {"line": 0.05, "digits": 0.003, "tables": 0.01},
 }
 ROUNDINGS = 8  # a column whose training rows differ by no more than so many roundings is constant

@@ -5,8 +5,12 @@
 from ..optimizer import Optimizer
 from .sgd import *
 from .sign import *
+from .adagrad import *
 from .rmsprop import *
+from .adamax import *
 from .adam import *
+from .radam import *
+from .quasi_hyperbolic import *
 
 #: every optimizer by its name: what the package, the command, the tests, the benchmarks and the pages go through
 OPTIMIZERS: dict[str, type[Optimizer]] = {

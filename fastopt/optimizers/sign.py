@@ -18,8 +18,8 @@ class SignSGD(Optimizer):
     .. math::
         w \leftarrow w - \alpha \, \mathrm{sign}(g)
 
-    The sign of 0 is 0, and that of a NaN is NaN. (`torch.sign` makes 0 of it: the parameter would stand still.) How large
-    gradients are does not matter, so clipping them by their norm changes nothing.
+    The sign of 0 is 0, and that of a NaN is NaN. (`torch.sign` makes 0 of it: the parameter would stand still.) How
+    large gradients are does not matter, so clipping them by their norm changes nothing.
 
     Parameters
     ----------
