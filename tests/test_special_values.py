@@ -15,14 +15,24 @@ EXTREMES = [
     ("SGD", {"momentum": 1.0}),
     ("SGD", {"momentum": 0.9, "dampening": 1.0}),
     ("NAG", {"momentum": 1.0}),
+    ("Lion", {"betas": (0.0, 1 - 2.0**-53)}),  # 1 in float32
+    ("QHM", {"momentum": 1 - 2.0**-53, "nu": 1.0}),
+    ("Adagrad", {"eps": 0.0}),
+    ("Adagrad", {"lr_decay": 1e30, "initial_accumulator_value": 1e30}),
+    ("Adadelta", {"rho": 1.0, "eps": 0.0}),
     ("RMSprop", {"alpha": 0.0}),
     ("RMSprop", {"eps": 0.0}),
     ("RMSprop", {"alpha": 0.0, "eps": 0.0, "centered": True, "momentum": 1.0}),
     ("RMSprop", {"eps": 1e30, "eps_inside_sqrt": True}),
+    ("Adamax", {"betas": (0.0, 0.0), "eps": 0.0}),
     ("Adam", {"betas": (0.0, 0.0)}),
     ("Adam", {"betas": (0.9, 0.0), "eps": 0.0}),
     ("Adam", {"betas": (1 - 2.0**-53, 1 - 2.0**-53), "amsgrad": True}),  # 1 in float32
     ("AdamW", {"eps": 0.0, "weight_decay": 1e30}),
+    ("RAdam", {"betas": (0.0, 0.0), "eps": 0.0}),
+    ("RAdam", {"betas": (1 - 2.0**-53, 1 - 2.0**-53)}),
+    ("QHAdam", {"nus": (0.0, 0.0), "eps": 0.0}),
+    ("QHAdam", {"betas": (1 - 2.0**-53, 1 - 2.0**-53), "nus": (1.0, 0.5)}),
 ]
 LATEST = {record.name: record for record in RECORDS}
 EXTREME_CASES = [
