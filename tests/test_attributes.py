@@ -19,12 +19,16 @@ from fastopt import NAG, SGD, Adam, AdamW, RMSprop
 from fastopt.schedules import CosineDecay, Warmup
 
 CLASSES = list(KINDS.values())
-OTHER = {"lr": 0.5, "weight_decay": 0.25, "betas": (0.5, 0.25), "eps": 0.125, "nonfinite": "skip", "clip_norm": 2.5}
-OTHER |= {"momentum": 0.5, "dampening": 0.25, "alpha": 0.75, "decay_mask": lambda path, array: False}
+OTHER = {"nonfinite": "skip", "clip_norm": 2.5, "decay_mask": lambda path, array: False}
 
 
 def other(one):
-    return OTHER.get(one.name, not one.default)
+    """A value that is allowed, and not the default."""
+    if isinstance(one.default, bool):
+        return not one.default
+    if isinstance(one.default, tuple):
+        return tuple(0.5 / i for i in range(1, 1 + len(one.default)))
+    return OTHER.get(one.name, 0.25 if one.default == 0.5 else 0.5)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
