@@ -49,6 +49,7 @@ __all__ = [
     "optional",
     "positive",
     "proportion",
+    "proportions",
     "set_all",
     "three_betas",
     "whole",
@@ -276,6 +277,12 @@ def _several(name: str, value: Any, *checks: Check) -> list[Any]:
 def betas(name: str, value: Any) -> tuple[Any, Any]:
     """Check for two numbers in [0, 1), or schedules."""
     one, two = _several(name, value, fraction, fraction)
+    return one, two
+
+
+def proportions(name: str, value: Any) -> tuple[Any, Any]:
+    """Check for two numbers in [0, 1], or schedules."""
+    one, two = _several(name, value, proportion, proportion)
     return one, two
 
 

@@ -18,6 +18,17 @@ RULE(sgd, (), (alpha))
     }
 }
 
+/* Steps of one size, in the gradient's sign (Bernstein et al. 2018, algorithm 1). */
+RULE(signsgd, (), (alpha))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p);
+        const real g = GRAD(p);
+        p = DESCEND(p, alpha * SIGN(g));
+        STORE(p);
+    }
+}
+
 /* Heavy ball (Polyak 1964). tau weighs the new gradient, alpha the update: torch's form
  * has the learning rate in alpha, the classical form in tau, and a factor of 1 is exact. */
 RULE(momentum, (m), (eta, tau, alpha))
@@ -62,6 +73,49 @@ RULE(restore, (saved), ())
 {
     for (ELEMENTS) {
         const real p = LOAD(saved);
+        STORE(p);
+    }
+}
+
+/* Lion (Chen et al. 2023, algorithm 2): the sign of a mean c in which the gradient weighs
+ * otherwise than in the mean m that is kept. With equal betas c is the new m, by the very
+ * same operations, and this is Signum (Bernstein et al. 2018, algorithm 2). */
+RULE(lion, (m), (alpha, beta1, rest1, beta2, rest2))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m);
+        const real g = GRAD(p), c = beta1 * m + rest1 * g;
+        m = beta2 * m + rest2 * g;
+        p = DESCEND(p, alpha * SIGN(c));
+        STORE(m);
+        STORE(p);
+    }
+}
+
+/* Quasi-hyperbolic momentum (Ma & Yarats 2019, eq. 1 and 2): a mean of the gradient and
+ * of its mean m. */
+RULE(qhm, (m), (alpha_g, alpha_m, beta, rest))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m);
+        const real g = GRAD(p);
+        m = beta * m + rest * g;
+        p = DESCEND(p, alpha_g * g + alpha_m * m);
+        STORE(m);
+        STORE(p);
+    }
+}
+
+/* Adagrad (Duchi et al. 2011, figure 1, diagonal). start is what the sum s begins with in
+ * the first update, when s is 0, and then 0: adding 0 to s >= 0 is exact. */
+RULE(adagrad, (s), (alpha, start, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), s = LOAD(s);
+        const real g = GRAD(p);
+        s = s + start + g * g;
+        p = DESCEND(p, alpha * (g / (SQRT(s) + eps)));
+        STORE(s);
         STORE(p);
     }
 }
@@ -128,6 +182,38 @@ RULE(rmsprop_centered_momentum, (v, a, m), (alpha, gamma, rest, inside, outside,
     }
 }
 
+/* Adadelta (Zeiler 2012, algorithm 1): d is the paper's update, x the mean of its square. */
+RULE(adadelta, (v, x), (alpha, rho, rest, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), v = LOAD(v), x = LOAD(x);
+        const real g = GRAD(p);
+        v = rho * v + rest * (g * g);
+        const real d = SQRT(x + eps) / SQRT(v + eps) * g;
+        x = rho * x + rest * (d * d);
+        p = DESCEND(p, alpha * d);
+        STORE(v);
+        STORE(x);
+        STORE(p);
+    }
+}
+
+/* Adamax (Kingma & Ba 2015, algorithm 2), with epsilon where torch has it. alpha carries
+ * the bias correction. A NaN gradient reaches u. */
+RULE(adamax, (m, u), (alpha, beta1, rest1, beta2, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), u = LOAD(u);
+        const real g = GRAD(p), old = beta2 * u, new = ABS(g) + eps;
+        m = beta1 * m + rest1 * g;
+        u = MAX(new, old);
+        p = DESCEND(p, alpha * (m / u));
+        STORE(m);
+        STORE(u);
+        STORE(p);
+    }
+}
+
 /* Adam (Kingma & Ba 2015, algorithm 1), bias correction folded: alpha is
  * lr sqrt(1 - beta2^t) / (1 - beta1^t), and eps carries sqrt(1 - beta2^t) as well, so
  * that this is algorithm 1 and not its "epsilon hat" variant. */
@@ -159,6 +245,39 @@ RULE(amsgrad, (m, v, x), (alpha, beta1, rest1, beta2, rest2, eps))
         STORE(m);
         STORE(v);
         STORE(x);
+        STORE(p);
+    }
+}
+
+/* RAdam (Liu et al. 2020, algorithm 2), folded like Adam, but epsilon as torch has it. of_v
+ * is 1, or 0 with eps = 1 in steps that are not rectified: they divide by 1, exactly. */
+RULE(radam, (m, v), (alpha, beta1, rest1, beta2, rest2, of_v, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * (g * g);
+        p = DESCEND(p, alpha * (m / (of_v * SQRT(v) + eps)));
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+
+/* QHAdam (Ma & Yarats 2019, eq. 6): means of the gradient and of its mean, above and below
+ * the fraction. alpha_m and of_v carry the bias corrections. */
+RULE(qhadam, (m, v), (alpha_g, alpha_m, beta1, rest1, beta2, rest2, of_g, of_v, eps))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p), square = g * g;
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * square;
+        const real root = SQRT(of_g * square + of_v * v);
+        p = DESCEND(p, (alpha_g * g + alpha_m * m) / (root + eps));
+        STORE(m);
+        STORE(v);
         STORE(p);
     }
 }
@@ -438,16 +557,24 @@ RULE(schedule_free_adamw, (z, v), (c, k, lr, fresh, beta2, rest2, root, eps, dec
 extern const fo_rule EXPORTED(rules)[];
 const fo_rule EXPORTED(rules)[] = {
     ENTRY(sgd),
+    ENTRY(signsgd),
     ENTRY(momentum),
     ENTRY(nesterov),
     ENTRY(lookahead),
     ENTRY(restore),
+    ENTRY(lion),
+    ENTRY(qhm),
+    ENTRY(adagrad),
     ENTRY(rmsprop),
     ENTRY(rmsprop_momentum),
     ENTRY(rmsprop_centered),
     ENTRY(rmsprop_centered_momentum),
+    ENTRY(adadelta),
+    ENTRY(adamax),
     ENTRY(adam),
     ENTRY(amsgrad),
+    ENTRY(radam),
+    ENTRY(qhadam),
     ENTRY(adabelief),
     ENTRY(laprop),
     ENTRY(yogi),

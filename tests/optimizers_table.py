@@ -95,6 +95,30 @@ RECORDS = [
     record("SGD", "classical nesterov", oracles.sgd, momentum=0.9, nesterov=True, lr_in_momentum=True),
     record("NAG", "", oracles.nag, momentum=0.8),
     record("NAG", "without momentum", oracles.nag, momentum=0.0),
+    record("SignSGD", "", oracles.signsgd),
+    record("Signum", "", oracles.signum),
+    record("Signum", "short memory", oracles.signum, momentum=0.5),
+    record("Signum", "without momentum", oracles.signum, momentum=0.0),
+    record("Lion", "", oracles.lion),
+    record("Lion", "short memory", oracles.lion, betas=(0.8, 0.3), weight_decay=0.1),
+    record("Lion", "coupled decay", oracles.lion, decoupled=False, weight_decay=0.1),
+    record("QHM", "", oracles.qhm),
+    record("QHM", "short memory", oracles.qhm, momentum=0.75, nu=0.5),
+    record("QHM", "momentum alone", oracles.qhm, momentum=0.9, nu=1.0),
+    record("QHM", "without momentum", oracles.qhm, momentum=0.9, nu=0.0),
+    record("Adagrad", "", oracles.adagrad, torch=True),
+    record(
+        "Adagrad",
+        "decaying, from a first value",
+        oracles.adagrad,
+        torch=True,
+        lr_decay=0.25,
+        initial_accumulator_value=0.1,
+        eps=1e-3,
+    ),
+    record("Adadelta", "", oracles.adadelta, torch=True),
+    record("Adadelta", "short memory, large eps", oracles.adadelta, torch=True, rho=0.5, eps=0.1),
+    record("Adadelta", "no memory", oracles.adadelta, torch=True, rho=0.0),
     *(
         record(
             "RMSprop",
@@ -109,6 +133,8 @@ RECORDS = [
         )
         for centered, momentum, inside in product([False, True], [0.0, 0.7], [False, True])
     ),
+    record("Adamax", "", oracles.adamax, torch=True),
+    record("Adamax", "short memory, large eps", oracles.adamax, torch=True, betas=(0.5, 0.6), eps=0.1),
     record("Adam", "", oracles.adam, torch=True),
     record("Adam", "short memory, large eps", oracles.adam, torch=True, betas=(0.5, 0.8), eps=0.1),
     record("Adam", "amsgrad", oracles.adam, torch=True, betas=(0.9, 0.5), amsgrad=True, eps=1e-3),
@@ -174,6 +200,12 @@ RECORDS = [
     record("ADOPT", "unclipped, large eps", oracles.adopt, betas=(0.5, 0.8), eps=0.1, clip=False),
     record("Rprop", "", oracles.rprop, torch=True),
     record("Rprop", "other factors and limits", oracles.rprop, torch=True, etas=(0.25, 1.5), step_sizes=(0.05, 0.2)),
+    record("RAdam", "", oracles.radam, torch=True),
+    record("RAdam", "soon rectified, large eps", oracles.radam, torch=True, betas=(0.5, 0.8), eps=0.1),
+    record("RAdam", "never rectified", oracles.radam, torch=True, betas=(0.9, 0.6)),
+    record("QHAdam", "", oracles.qhadam),
+    record("QHAdam", "quasi-hyperbolic", oracles.qhadam, nus=(0.7, 0.9), betas=(0.5, 0.8), eps=1e-3),
+    record("QHAdam", "gradients alone", oracles.qhadam, nus=(0.0, 0.0)),
 ]
 WITHOUT_RECORD = [name for name in OPTIMIZERS if name not in {r.name for r in RECORDS}]
 RECORDS += [record(name, "defaults", None) for name in WITHOUT_RECORD]

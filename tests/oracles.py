@@ -81,6 +81,15 @@ class Bounded:
         most = np.clip(self.value + self.error, low.value + low.error, high.value + high.error)
         return Bounded(value, np.maximum(value - least, most - value), self.u)
 
+    def sign(self):
+        """-1, 0 or 1: exact, as rounding is not to turn it."""
+        certain = (abs(self.value) > 2 * self.error) | ((self.value == 0) & (self.error == 0))
+        assert np.all(certain), "a sign that rounding may turn says nothing"
+        return Bounded(np.sign(self.value), exact(0), self.u)
+
+    def __abs__(self):
+        return Bounded(abs(self.value), self.error, self.u)
+
     def maximum(self, x):
         """The larger of two: no rounding, and no more error than the worse of them."""
         x = self._of(x)
@@ -90,6 +99,11 @@ class Bounded:
 def several(x, like):
     """A number that takes up to four roundings to compute from hyper-parameters: in float64 they count."""
     return Bounded(exact(x), 4 * like.u * abs(exact(x)), like.u)
+
+
+def in_double(x):
+    """A number of which others are made in double, whatever the parameters' type: for what cancels there."""
+    return Bounded(exact(x), exact(0), exact(2.0**-53))
 
 
 def sgd(h, t, p, g, s):
@@ -241,12 +255,6 @@ def schedule_free_adamw(h, t, p, g, s, k):
     return new
 
 
-def sign(x):
-    """The sign of each element, an exact number of at most 1: one that rounding may turn says nothing."""
-    assert np.all((abs(x.value) > x.error) | (x.error == 0)), "a sign that rounding may turn says nothing"
-    return Bounded(np.sign(x.value), exact(0), x.u)
-
-
 def adabelief(h, t, p, g, s):
     """Zhuang et al. 2020, algorithm 2, with epsilon in the stored s_t and beside its root."""
     beta1, beta2 = map(exact, h["betas"])
@@ -272,7 +280,7 @@ def yogi(h, t, p, g, s):
     if t == 1:
         s["exp_avg"] = s["exp_avg_sq"] = g._of(h["initial_accumulator"])
     m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
-    v = s["exp_avg_sq"] = s["exp_avg_sq"] - (1 - beta2) * (sign(s["exp_avg_sq"] - g * g) * (g * g))
+    v = s["exp_avg_sq"] = s["exp_avg_sq"] - (1 - beta2) * ((s["exp_avg_sq"] - g * g).sign() * (g * g))
     m_hat = m / (1 - beta1**t)
     v_hat = v / (1 - beta2**t)
     return p - exact(h["lr"]) * (m_hat / (v_hat.sqrt() + h["eps"]))
@@ -303,7 +311,7 @@ def grams(h, t, p, g, s):
     m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
     v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
     u = exact(h["lr"]) * ((m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + h["eps"]))
-    return p - sign(g) * Bounded(abs(u.value), u.error, u.u)
+    return p - g.sign() * abs(u)
 
 
 def adopt(h, t, p, g, s):
@@ -326,11 +334,90 @@ def rprop(h, t, p, g, s):
     shrink, grow = h["etas"]
     if t == 1:
         s["step_size"] = g._of(h["lr"])
-    agree = (sign(g) * sign(s["prev"])).value
+    agree = (g.sign() * s["prev"].sign()).value
     factors = np.where(agree > 0, exact(grow), np.where(agree < 0, exact(shrink), exact(1)))
     size = s["step_size"] = (s["step_size"] * Bounded(factors, g.u * factors, g.u)).clamp(*h["step_sizes"])
     prev = s["prev"] = Bounded(np.where(agree < 0, 0, g.value), np.where(agree < 0, 0, g.error), g.u)
-    return p - sign(prev) * size
+    return p - prev.sign() * size
+
+
+def signsgd(h, t, p, g, s):
+    """Bernstein et al. 2018, algorithm 1."""
+    return p - exact(h["lr"]) * g.sign()
+
+
+def signum(h, t, p, g, s):
+    """Bernstein et al. 2018, algorithm 2."""
+    beta = exact(h["momentum"])
+    if beta == 0:
+        return p - exact(h["lr"]) * g.sign()
+    m = s["momentum_buffer"] = beta * s["momentum_buffer"] + (1 - beta) * g
+    return p - exact(h["lr"]) * m.sign()
+
+
+def lion(h, t, p, g, s):
+    """Chen et al. 2023, algorithm 2: the old mean is interpolated by β₁, then moved by β₂."""
+    beta1, beta2 = map(exact, h["betas"])
+    c = beta1 * s["exp_avg"] + (1 - beta1) * g
+    s["exp_avg"] = beta2 * s["exp_avg"] + (1 - beta2) * g
+    return p - exact(h["lr"]) * c.sign()
+
+
+def qhm(h, t, p, g, s):
+    """Ma & Yarats 2019, eq. 1 and 2."""
+    beta, nu = exact(h["momentum"]), exact(h["nu"])
+    m = s["momentum_buffer"] = beta * s["momentum_buffer"] + (1 - beta) * g
+    return p - exact(h["lr"]) * ((1 - nu) * g + nu * m)
+
+
+def qhadam(h, t, p, g, s):
+    """Ma & Yarats 2019, eq. 6."""
+    (beta1, beta2), (nu1, nu2) = map(exact, h["betas"]), map(exact, h["nus"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    above = (1 - nu1) * g + nu1 * (m / (1 - beta1**t))
+    below = ((1 - nu2) * (g * g) + nu2 * (v / (1 - beta2**t))).sqrt() + h["eps"]
+    return p - exact(h["lr"]) * (above / below)
+
+
+def adagrad(h, t, p, g, s):
+    """Duchi et al. 2011, figure 1, diagonal; decay and first value of the sum as torch documents them."""
+    before = exact(h["initial_accumulator_value"]) if t == 1 else s["sum"]
+    total = s["sum"] = before + g * g
+    lr = exact(h["lr"]) / (1 + (t - 1) * exact(h["lr_decay"]))
+    return p - lr * (g / (total.sqrt() + h["eps"]))
+
+
+def adadelta(h, t, p, g, s):
+    """Zeiler 2012, algorithm 1, times a learning rate."""
+    rho = exact(h["rho"])
+    v = s["square_avg"] = rho * s["square_avg"] + (1 - rho) * (g * g)
+    delta = (s["acc_delta"] + h["eps"]).sqrt() / (v + h["eps"]).sqrt() * g
+    s["acc_delta"] = rho * s["acc_delta"] + (1 - rho) * (delta * delta)
+    return p - exact(h["lr"]) * delta
+
+
+def adamax(h, t, p, g, s):
+    """Kingma & Ba 2015, algorithm 2; epsilon as torch has it."""
+    beta1, beta2 = map(exact, h["betas"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    u = s["exp_inf"] = (beta2 * s["exp_inf"]).maximum(abs(g) + h["eps"])
+    return p - (exact(h["lr"]) / (1 - beta1**t)) * (m / u)
+
+
+def radam(h, t, p, g, s):
+    """Liu et al. 2020, algorithm 2; the threshold 5 and epsilon as torch has them."""
+    beta1, beta2 = map(exact, h["betas"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    m_hat = m / (1 - beta1**t)
+    most = in_double(2) / (1 - beta2) - 1
+    rho = most - in_double(2 * t * beta2**t) / (1 - beta2**t)
+    if rho.value <= 5:
+        return p - exact(h["lr"]) * m_hat
+    r = ((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)).sqrt()
+    r = Bounded(r.value, r.error, p.u)
+    return p - exact(h["lr"]) * (r * (m_hat * np.sqrt(1 - beta2**t) / (v.sqrt() + h["eps"])))
 
 
 class Paper:

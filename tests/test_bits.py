@@ -183,4 +183,17 @@ def test_every_rule_and_kind_of_decay_is_under_test():
     tested = {(record.cls.rule(h := record.hyper()), record.cls.kind(h)) for record in CASES}
     for rule in kernels.rules():
         if rule not in ("lookahead", "restore"):  # tested by NAG.lookahead() above
-            assert {(rule, "none"), (rule, "coupled"), (rule, "decoupled")} <= tested
+            assert {(rule, kind) for kind in reachable(rule)} <= tested
+
+
+def reachable(rule):
+    """The kinds of decay that a rule can be told to have."""
+    found = set()
+    for record in RECORDS:
+        h = record.hyper()
+        if record.cls.rule(h) == rule:
+            free = [name for name in ("weight_decay", "decoupled") if record.cls.hyper_parameters[name].init]
+            for decay, decoupled in ((0.0, False), (0.1, False), (0.1, True)):
+                given = {"weight_decay": decay, "decoupled": decoupled}
+                found.add(record.cls.kind(h | {name: given[name] for name in free}))
+    return found

@@ -451,7 +451,7 @@ REFUSED = {
     ),
     "unknown model": (["--model", "tree"], "Invalid value for '--model': 'tree' is not one of "),
     "unknown optimizer": (["--optimizer", "Adamm"], f"--optimizer Adamm: there are {', '.join(OPTIMIZERS)}, and all"),
-    "option of others": (["--optimizer", "SGD", "--betas", "0.9", "0.99"], "--betas: SGD has no such option; Adam"),
+    "option of others": (["--optimizer", "SGD", "--amsgrad"], "--amsgrad: SGD has no such option; Adam, AdamW have it"),
     "beta out of range": (
         ["--betas", "0.9", "1.5"],
         "Adam: betas[1] is 1.5: wanted a number of at least 0 and below 1",

@@ -35,6 +35,13 @@ NO_NUMBERS = [
     (-1, ValueError, " is -1: "),
     (-5e-324, ValueError, " is -5e-324: "),
 ]
+NO_PAIRS = [
+    (0.9, TypeError, " is 0.9: wanted two numbers"),
+    ((0.9,), TypeError, " is (0.9,): wanted two numbers"),
+    ((0.9, 0.99, 0.999), TypeError, " is (0.9, 0.99, 0.999): wanted two numbers"),
+    ("ab", TypeError, " is 'ab': wanted two numbers"),
+    (np.array([0.9, 0.99]), TypeError, " is array([0.9 , 0.99]): wanted two numbers"),
+]
 
 
 def numbers(wanted, *more):
@@ -54,11 +61,7 @@ WRONG = {
         (np.array(True), TypeError, f" is array(True), a ndarray: {FLAG}"),
     ],
     hyper.betas: [
-        (0.9, TypeError, " is 0.9: wanted two numbers"),
-        ((0.9,), TypeError, " is (0.9,): wanted two numbers"),
-        ((0.9, 0.99, 0.999), TypeError, " is (0.9, 0.99, 0.999): wanted two numbers"),
-        ("ab", TypeError, " is 'ab': wanted two numbers"),
-        (np.array([0.9, 0.99]), TypeError, " is array([0.9 , 0.99]): wanted two numbers"),
+        *NO_PAIRS,
         ((1.0, 0.9), ValueError, f"[0] is 1.0: {FRACTION}"),
         ((0.9, 1), ValueError, f"[1] is 1: {FRACTION}"),
         ((-0.1, 0.9), ValueError, f"[0] is -0.1: {FRACTION}"),
@@ -89,6 +92,12 @@ WRONG = {
         ((-1e-9, 1), ValueError, f"[0] is -1e-09: {FINITE}"),
         ((0, np.nan), ValueError, f"[1] is nan: {FINITE}"),
         ((0.2, 0.1), ValueError, " is (0.2, 0.1): wanted the first not above the second"),
+    ],
+    hyper.proportions: [
+        *NO_PAIRS,
+        ((1.25, 0.9), ValueError, f"[0] is 1.25: {PROPORTION}"),
+        ((1, -0.1), ValueError, f"[1] is -0.1: {PROPORTION}"),
+        ((0.9, "1"), TypeError, f"[1] is '1', a str: {PROPORTION}"),
     ],
 }
 ABOVE_0 = "wanted a number above 0 and at most 1"

@@ -115,6 +115,17 @@ def test_betas_belong_to_their_moments(real):
     assert opt.state["params"]["exp_avg_sq"][0] == 8  # (1 - 0.5) 16
 
 
+@pytest.mark.parametrize("beta2", [0.0, 0.5, 0.6, 0.75, 0.9, 0.999, 0.9999])
+def test_radam_is_rectified_once_enough_gradients_are_in_its_second_moment(beta2):
+    """ρₜ is Σ (βⁱ + βⁱ⁺¹ - 2 βᵗ) / (1 - βᵗ) over i < t: the paper's, in a form in which nothing cancels."""
+    steps = np.arange(1, 100)
+    power = exact(beta2) ** np.arange(100)
+    rho = [(power[:t] + power[1 : t + 1] - 2 * power[t]).sum() / (1 - power[t]) for t in steps]
+    _, others = fastopt.RAdam.scalars({"betas": (0.9, beta2), "eps": 1e-8}, steps)
+    assert others["of_v"].tolist() == [float(x > 5) for x in rho]
+    assert others["eps"].tolist() == [1e-8 if x > 5 else 1.0 for x in rho]
+
+
 def test_the_two_momenta_differ_as_soon_as_the_learning_rate_changes():
     torchs, classical = np.zeros(1), np.zeros(1)
     one = fastopt.SGD(torchs, lr=1.0, momentum=0.5)

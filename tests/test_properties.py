@@ -13,7 +13,7 @@ from optimizers_table import RECORDS, stepped
 from support import leaves, mapped, named
 from test_errors import digest, everything
 
-from fastopt import NAG, SGD, Adam, RMSprop
+from fastopt import Adam, hyper
 from fastopt.engine import sweep
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
@@ -87,38 +87,43 @@ def gradients(draw, params):
 
 
 NUMBER = st.floats(0, 1e3)
-EPS = st.floats(1e-30, 1e3)  # less is refused in float32
 BELOW_1 = st.floats(0, 1, exclude_max=True)
 UP_TO_1 = st.floats(0, 1)
-SHARED = {
-    "lr": st.one_of(
-        NUMBER,
-        st.builds(StepDecay, NUMBER, st.integers(1, 5)),
-        st.builds(LinearDecay, NUMBER, st.integers(1, 5), NUMBER),
-        st.builds(CosineDecay, NUMBER, st.integers(1, 5), NUMBER),
-        st.builds(Warmup, st.integers(1, 3), st.builds(ExponentialDecay, NUMBER, UP_TO_1)),
-    ),
-    "weight_decay": st.just(0.0) | NUMBER,
-    "decoupled": st.booleans(),
-    "maximize": st.booleans(),
+RATE = st.one_of(
+    NUMBER,
+    st.builds(StepDecay, NUMBER, st.integers(1, 5)),
+    st.builds(LinearDecay, NUMBER, st.integers(1, 5), NUMBER),
+    st.builds(CosineDecay, NUMBER, st.integers(1, 5), NUMBER),
+    st.builds(Warmup, st.integers(1, 3), st.builds(ExponentialDecay, NUMBER, UP_TO_1)),
+)
+# By check, or by name where not all that the check lets through is taken: values that pass it.
+VALUES = {
+    hyper.learning_rate: RATE,
+    hyper.nonnegative: st.just(0.0) | NUMBER,
+    hyper.positive: st.floats(1e-30, 1e3),
+    hyper.fraction: st.just(0.0) | BELOW_1,
+    hyper.proportion: st.just(0.0) | UP_TO_1,
+    hyper.betas: st.tuples(BELOW_1, BELOW_1),
+    hyper.proportions: st.tuples(UP_TO_1, UP_TO_1),
+    hyper.flag: st.booleans(),
+    "eps": st.floats(1e-30, 1e3),  # less is refused in float32
 }
-OWN = {
-    SGD: {"momentum": st.just(0.0) | UP_TO_1, "dampening": UP_TO_1, "lr_in_momentum": st.booleans()},
-    NAG: {"momentum": UP_TO_1},
-    RMSprop: {"alpha": BELOW_1, "eps": EPS, "centered": st.booleans(), "momentum": UP_TO_1,
-              "eps_inside_sqrt": st.booleans()},
-    Adam: {"betas": st.tuples(BELOW_1, BELOW_1), "eps": EPS, "amsgrad": st.booleans()},
-}  # fmt: skip
 
 
-@st.composite
-def hypers(draw, cls):
-    own = next((own for base, own in OWN.items() if issubclass(cls, base)), {})
-    found = {name: draw(values) for name, values in {**SHARED, **own}.items()}
-    if cls is SGD:
-        found["nesterov"] = found["momentum"] > 0 and draw(st.booleans())
-        found["dampening"] *= not found["nesterov"]
-    return {name: value for name, value in found.items() if cls.hyper_parameters[name].init}
+def together(cls, found):
+    """Whether the class takes these values beside each other."""
+    try:
+        cls.check_together({name: one.default for name, one in cls.hyper_parameters.items()} | found)
+    except ValueError:
+        return False
+    return True
+
+
+def hypers(cls):
+    """A value for each hyper-parameter."""
+    own = {name: one for name, one in cls.hyper_parameters.items() if one.init}
+    values = {name: VALUES["eps" if name == "eps" else one._check] for name, one in own.items()}
+    return st.fixed_dictionaries(values).filter(lambda found: together(cls, found))
 
 
 CLASSES = st.sampled_from(list(OPTIMIZERS.values()))
@@ -237,7 +242,7 @@ def test_a_bad_element_anywhere_is_found_and_named(data, params, bad):
     assert everything(opt, params) == before
 
 
-@given(schedule=SHARED["lr"], t=st.integers(0, 10**9))
+@given(schedule=RATE, t=st.integers(0, 10**9))
 def test_schedules_are_pure_and_return_learning_rates(schedule, t):
     if callable(schedule):
         value = schedule(t)

@@ -6,13 +6,15 @@ bytes around each, and in parallel. A failure names its seed: the same world com
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 from optimizers_table import KINDS, REFUSE_RATE_0
 from support import bits, leaves, looked_ahead, mapped, whole
 
 import fastopt
-from fastopt import SGD, Adam, RMSprop
+from fastopt import hyper
 from fastopt.engine import kernels, sweep
 from fastopt.engine.chunks import CHUNK
 from fastopt.optimizers import OPTIMIZERS
@@ -146,36 +148,37 @@ class Dice:
         )
 
     def hyper(self, cls):
-        found = {
-            "lr": self.rate(),
-            "weight_decay": self.one_of(0.0, self.number(0, 0.5)),
-            "decoupled": self.chance(0.5),
-            "maximize": self.chance(0.3),
-        }
-        if issubclass(cls, SGD):
-            found["momentum"] = self.one_of(0.0, self.number(0, 1))
-            found["nesterov"] = found["momentum"] > 0 and self.chance(0.3)
-            found["dampening"] = 0.0 if found["nesterov"] else self.one_of(0.0, self.number(0, 1))
-            found["lr_in_momentum"] = self.chance(0.3)
-        elif issubclass(cls, RMSprop):
-            found |= {
-                "alpha": self.number(0, 0.99),
-                "eps": 10 ** self.number(-8, 0),
-                "centered": self.chance(0.5),
-                "momentum": self.one_of(0.0, self.number(0, 1)),
-                "eps_inside_sqrt": self.chance(0.3),
-            }
-        elif issubclass(cls, Adam):
-            found |= {
-                "betas": (self.number(0, 0.99), self.number(0, 0.999)),
-                "eps": 10 ** self.number(-8, 0),
-                "amsgrad": self.chance(0.3),
-            }
-        elif "momentum" in cls.hyper_parameters:
-            found["momentum"] = self.number(0, 1)
-        if cls.__name__ in REFUSE_RATE_0:
-            found["lr"] = self.number(0.01, 1)
-        return {name: value for name, value in found.items() if cls.hyper_parameters[name].init}
+        """A value for each hyper-parameter, by its check; until they go together."""
+        own = [(name, one) for name, one in cls.hyper_parameters.items() if one.init]
+        while True:
+            found = {name: DRAWN["eps" if name == "eps" else one._check](self) for name, one in own}
+            if cls.__name__ in REFUSE_RATE_0:
+                found["lr"] = self.number(0.01, 1)
+            with suppress(ValueError):
+                cls.check_together({name: one.default for name, one in cls.hyper_parameters.items()} | found)
+                return found
+
+
+# By check, or by name where more than the check is wanted: a value, often the one that switches something off.
+DRAWN = {
+    hyper.learning_rate: Dice.rate,
+    hyper.nonnegative: lambda dice: dice.one_of(0.0, dice.number(0, 0.5)),
+    hyper.constant: lambda dice: dice.one_of(0.0, dice.number(0, 0.5)),
+    hyper.positive: lambda dice: dice.number(0.1, 2),
+    hyper.optional(hyper.positive): lambda dice: dice.one_of(None, dice.number(0.1, 9)),
+    hyper.fraction: lambda dice: dice.one_of(0.0, dice.number(0, 0.99), dice.number(0, 0.99)),
+    hyper.proportion: lambda dice: dice.one_of(0.0, dice.number(0, 1), dice.number(0, 1)),
+    hyper.above_0: lambda dice: dice.number(0.1, 1),
+    hyper.whole: lambda dice: dice.one_of(0, 3),
+    hyper.betas: lambda dice: (dice.number(0, 0.99), dice.number(0, 0.999)),
+    hyper.interpolation_betas: lambda dice: (dice.number(0.1, 1), dice.number(0, 0.999)),
+    hyper.three_betas: lambda dice: (dice.number(0, 0.99), dice.number(0, 0.999), dice.number(0, 0.999)),
+    hyper.proportions: lambda dice: (dice.number(0, 1), dice.one_of(1.0, dice.number(0, 1))),
+    hyper.etas: lambda dice: (dice.number(0.1, 0.9), dice.number(1.1, 2)),
+    hyper.limits: lambda dice: (dice.number(0, 0.1), dice.number(0.2, 2)),
+    hyper.flag: lambda dice: dice.chance(0.4),
+    "eps": lambda dice: 10 ** dice.number(-8, 0),
+}
 
 
 def a_world(seed, name, guarded, steps=4):

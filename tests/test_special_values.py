@@ -25,10 +25,16 @@ EXTREMES = [
     ("SGD", {"momentum": 1.0}),
     ("SGD", {"momentum": 0.9, "dampening": 1.0}),
     ("NAG", {"momentum": 1.0}),
+    ("Lion", {"betas": (0.0, 1 - 2.0**-53)}),  # 1 in float32
+    ("QHM", {"momentum": 1 - 2.0**-53, "nu": 1.0}),
+    ("Adagrad", {"eps": 0.0}),
+    ("Adagrad", {"lr_decay": 1e30, "initial_accumulator_value": 1e30}),
+    ("Adadelta", {"rho": 1.0, "eps": 0.0}),
     ("RMSprop", {"alpha": 0.0}),
     ("RMSprop", {"eps": 0.0}),
     ("RMSprop", {"alpha": 0.0, "eps": 0.0, "centered": True, "momentum": 1.0}),
     ("RMSprop", {"eps": 1e30, "eps_inside_sqrt": True}),
+    ("Adamax", {"betas": (0.0, 0.0), "eps": 0.0}),
     ("Adam", {"betas": (0.0, 0.0)}),
     ("Adam", {"betas": (0.9, 0.0), "eps": 0.0}),
     ("Adam", {"betas": (1 - 2.0**-53, 1 - 2.0**-53), "amsgrad": True}),  # 1 in float32
@@ -42,6 +48,10 @@ EXTREMES = [
     ("ADOPT", {"betas": (0.0, 0.0), "eps": 0.0}),
     ("ADOPT", {"eps": 0.0, "clip": False, "weight_decay": 1e30, "decoupled": True}),
     ("Rprop", {"etas": (1e-300, 1e300), "step_sizes": (0.0, 1e308)}),
+    ("RAdam", {"betas": (0.0, 0.0), "eps": 0.0}),
+    ("RAdam", {"betas": (1 - 2.0**-53, 1 - 2.0**-53)}),
+    ("QHAdam", {"nus": (0.0, 0.0), "eps": 0.0}),
+    ("QHAdam", {"betas": (1 - 2.0**-53, 1 - 2.0**-53), "nus": (1.0, 0.5)}),
 ]
 # Mean gradients that start elsewhere move parameters; of state that is not made of gradients alone, epsilon is added to
 # one array, and one starts at the learning rate.

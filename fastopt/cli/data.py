@@ -16,6 +16,19 @@ Array = npt.NDArray[Any]
 
 LINE_SLOPE, LINE_INTERCEPT, LINE_NOISE, LINE_START = 2.0, -1.0, 0.3, 0.5
 EPS = 2.0**-52  # the relative rounding of float64
+LR = {  # by default, by optimizer: for the line, for the digits, and for tables that are standardized
+    "SGD": {"line": 0.12, "digits": 0.1, "tables": 0.03},
+    "NAG": {"line": 0.01, "digits": 0.02, "tables": 0.003},
+    "SignSGD": {"line": 0.02, "digits": 0.002, "tables": 0.003},
+    "Signum": {"line": 0.05, "digits": 0.001, "tables": 0.01},
+    "Lion": {"line": 0.04, "digits": 0.0005, "tables": 0.01},
+    "Adagrad": {"line": 0.5, "digits": 0.1, "tables": 0.1},
+    "Adadelta": {"line": 15.0, "digits": 3.0, "tables": 3.0},
+    "Adamax": {"line": 0.2, "digits": 0.01, "tables": 0.01},
+    "RAdam": {"line": 0.1, "digits": 0.01, "tables": 0.02},
+    "QHM": {"line": 0.3, "digits": 0.3, "tables": 0.1},
+    "others": {"line": 0.05, "digits": 0.003, "tables": 0.01},
+}
 ROUNDINGS = 8  # a column whose training rows differ by no more than so many roundings is constant
 
 
@@ -92,13 +105,18 @@ def _standardized(name: str, values: Array, sample: Array, rounding: Array | flo
         return centred / np.where(constant, 1, deviation), np.where(constant, 0, deviation)
 
 
+def rates(of: str) -> dict[str, float]:
+    """The learning rates for tables of one kind, by optimizer."""
+    return {name: lr[of] for name, lr in LR.items()}
+
+
 def line(seed: int) -> Data:
     """The classic teaching set: y = m x + b with noise. Its loss is a valley, 28 times steeper across than along."""
     rng = np.random.default_rng([seed, 1])
     x = rng.uniform(0, 4, 1000)
     y = LINE_SLOPE * x + LINE_INTERCEPT + LINE_NOISE * rng.standard_normal(len(x))
     defaults = {"model": "linear", "batch_size": 10, "epochs": 3}
-    return Data("line", x[:, None], y, (), False, defaults, {"SGD": 0.12, "NAG": 0.01, "ADOPT": 0.3, "others": 0.05})
+    return Data("line", x[:, None], y, (), False, defaults, rates("line"))
 
 
 def diabetes(seed: int) -> Data:
@@ -107,7 +125,7 @@ def diabetes(seed: int) -> Data:
 
     x, y = load_diabetes(return_X_y=True)
     defaults = {"model": "linear", "batch_size": 32, "epochs": 20}
-    return Data("diabetes", x, y, (), True, defaults, FILE_LR)
+    return Data("diabetes", x, y, (), True, defaults, rates("tables"))
 
 
 def digits(seed: int) -> Data:
@@ -117,8 +135,7 @@ def digits(seed: int) -> Data:
     x, y = load_digits(return_X_y=True)
     classes = tuple(str(digit) for digit in range(10))
     defaults = {"model": "mlp", "batch_size": 32, "epochs": 20}
-    return Data("digits", x / 16, y, classes, False, defaults, {"SGD": 0.1, "NAG": 0.02, "others": 0.003})
+    return Data("digits", x / 16, y, classes, False, defaults, rates("digits"))
 
 
 EMBEDDED: dict[str, Callable[[int], Data]] = {"line": line, "diabetes": diabetes, "digits": digits}
-FILE_LR = {"SGD": 0.03, "NAG": 0.003, "others": 0.01}

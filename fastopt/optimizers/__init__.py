@@ -4,8 +4,13 @@
 
 from ..optimizer import Optimizer
 from .sgd import *
+from .sign import *
+from .adagrad import *
 from .rmsprop import *
+from .adamax import *
 from .adam import *
+from .radam import *
+from .quasi_hyperbolic import *
 from .adabelief import *
 from .laprop import *
 from .yogi import *

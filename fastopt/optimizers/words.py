@@ -1,6 +1,7 @@
 """The words of src_c/rule.h in NumPy, with the same bits: for the twins of rules.
 
-NumPy's own functions treat a NaN or the sign of 0 otherwise.
+NumPy's own functions treat a NaN or the sign of 0 otherwise, and `np.where` (of NumPy 2.4) can crash where memory runs
+out.
 """
 
 from __future__ import annotations
@@ -17,24 +18,33 @@ Array = npt.NDArray[Any]
 
 def sign(x: Array) -> Array:
     """SIGN: 1, -1, or x where it is 0 or NaN."""
-    one, minus_one = x.dtype.type(1), x.dtype.type(-1)  # where memory ends, NumPy crashes on the sign of a scalar
-    return np.where(x > 0, one, np.where(x < 0, minus_one, x))
+    found = x.copy()
+    np.copyto(found, 1, where=x > 0)
+    np.copyto(found, -1, where=x < 0)
+    return found
 
 
 def absolute(x: Array) -> Array:
     """ABS: -x where x is below 0."""
-    return np.where(x < 0, -x, x)
+    found = x.copy()
+    np.copyto(found, -x, where=x < 0)
+    return found
 
 
 def maximum(a: Array, b: Array) -> Array:
     """MAX: b where a is at most b, else a, which may be a NaN."""
-    return np.where(a <= b, b, a)
+    found = a.copy()
+    np.copyto(found, b, where=a <= b)
+    return found
 
 
 def clamp(x: Array, low: Any, high: Any) -> Array:
     """CLAMP: x between low and high, each a number or an array; a NaN stays."""
     low, high = (np.asarray(limit, x.dtype) for limit in (low, high))
-    return np.where(x < low, low, np.where(x > high, high, x))
+    found = x.copy()
+    np.copyto(found, high, where=x > high)
+    np.copyto(found, low, where=x < low)
+    return found
 
 
 _CUBE_ROOT = {4: (np.uint32, 709921077, 2), 8: (np.uint64, 0x2A9F7893782DA1CE, 3)}  # bits, bias, steps by itemsize
@@ -52,4 +62,5 @@ def cube_root(x: Array) -> Array:
     for _ in range(steps):
         cube = y * y * y
         y = y * ((cube + two * x) / (two * cube + x))
-    return np.where(x == 0, x, y)
+    np.copyto(y, x, where=x == 0)
+    return y  # type: ignore[no-any-return]
