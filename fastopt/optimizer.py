@@ -379,9 +379,7 @@ class Optimizer(Snapshots):
         """Return the kind of decay; one that is inside the rule cannot be left out for some parameters."""
         kind = cls.kind(values)
         if mask is not None and kind == "none" and values["weight_decay"] != 0:
-            raise ValueError(
-                f"decay_mask: weight decay of {cls.__name__} is inside its rule, so put parameters in groups"
-            )
+            raise ValueError(f"decay_mask: weight decay of {cls.__name__} is inside its rule: use groups")
         return kind
 
     @classmethod

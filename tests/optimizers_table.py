@@ -36,6 +36,7 @@ READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # 
 MOVE_WITHOUT_GRADIENT = {"ASGD", "Ftrl"}  # by a decay of their own
 RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # another lr, other state
 REFUSE_RATE_0 = {"Ftrl", "AdaBound"}  # which they divide by
+DECAY_INSIDE = {"Adan", "ScheduleFreeAdamW"}  # the rule, so that no decay_mask can leave it out
 
 REALS = ["float32", "float64"]
 ISAS = kernels.isas()
@@ -151,7 +152,7 @@ RECORDS = [
     record("ASGD", "averaging soon", oracles.asgd, torch=True, lambd=0.1, alpha=0.5, t0=2.0),
     record("Adan", "", oracles.adan),
     record("Adan", "short memory", oracles.adan, betas=(0.7, 0.5, 0.8), eps=1e-3),
-    record("Adan", "without the proximal form", oracles.adan, no_prox=True),
+    record("Adan", "without the proximal form", oracles.adan, no_prox=True, weight_decay=0.1),
     record("Ftrl", "", oracles.ftrl),
     record(
         "Ftrl",

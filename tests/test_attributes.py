@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from optimizers_table import KINDS, OF_KINDS, stepped
+from optimizers_table import DECAY_INSIDE, KINDS, OF_KINDS, stepped
 from support import bits, looked_ahead, rand, whole
 from test_errors import everything, says
 
@@ -513,3 +513,18 @@ def test_nag_can_be_set_while_it_looks_ahead():
     opt.step(np.ones(2))
     assert opt.params.tolist() == [0.75, 0.75]
     assert looked_ahead(opt).lr == 0.25
+
+
+@pytest.mark.parametrize("cls", [fastopt.OPTIMIZERS[name] for name in sorted(DECAY_INSIDE)])
+def test_a_mask_is_refused_where_decay_is_inside_the_rule(cls):
+    message = f"decay_mask: weight decay of {cls.__name__} is inside its rule: use groups"
+    with pytest.raises(ValueError, match=says(message)):
+        cls(np.ones(2), weight_decay=0.1, decay_mask=lambda path, array: True)
+    opt = cls(np.ones(2), weight_decay=0.1)
+    opt.step(np.ones(2))
+    with pytest.raises(ValueError, match=says(message)):
+        opt.decay_mask = lambda path, array: True
+    opt = cls(np.ones(2), decay_mask=lambda path, array: True)  # without decay there is nothing to leave out
+    with pytest.raises(ValueError, match=says(message)):
+        opt.weight_decay = 0.1
+    assert opt.step(np.ones(2))

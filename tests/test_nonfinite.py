@@ -295,7 +295,8 @@ def test_without_zero_grads_gradients_are_never_written():
     before = g.copy()
     g.flags.writeable = False
     for cls in OPTIMIZERS.values():
-        opt = cls(np.zeros_like(g), clip_norm=1e-3, nonfinite="raise", maximize=True, weight_decay=0.1)
+        decay = {"weight_decay": 0.1} if cls.hyper_parameters["weight_decay"].init else {}
+        opt = cls(np.zeros_like(g), clip_norm=1e-3, nonfinite="raise", maximize=True, **decay)
         stepped(opt, g, loss_scale=3.0)
         stepped(opt, g, loss_scale=3.0, reference=True)
     assert g.tobytes() == before.tobytes()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from optimizers_table import RECORDS, stepped
+from optimizers_table import RECORDS, REFUSE_RATE_0, stepped
 from support import leaves, mapped, named
 from test_errors import digest, everything
 
@@ -105,6 +105,14 @@ VALUES = {
     hyper.proportion: st.just(0.0) | UP_TO_1,
     hyper.betas: st.tuples(BELOW_1, BELOW_1),
     hyper.proportions: st.tuples(UP_TO_1, UP_TO_1),
+    hyper.constant: st.just(0.0) | NUMBER,
+    hyper.optional(hyper.positive): st.none() | st.floats(1e-3, 1e3),
+    hyper.above_0: st.floats(1e-3, 1),
+    hyper.whole: st.integers(0, 5),
+    hyper.interpolation_betas: st.tuples(st.floats(1e-3, 1), BELOW_1),
+    hyper.three_betas: st.tuples(BELOW_1, BELOW_1, BELOW_1),
+    hyper.etas: st.tuples(st.floats(1e-3, 0.99), st.floats(1.01, 1e3)),
+    hyper.limits: st.tuples(UP_TO_1, st.floats(1, 1e3)),
     hyper.flag: st.booleans(),
     "eps": st.floats(1e-30, 1e3),  # less is refused in float32
 }
@@ -123,6 +131,8 @@ def hypers(cls):
     """A value for each hyper-parameter."""
     own = {name: one for name, one in cls.hyper_parameters.items() if one.init}
     values = {name: VALUES["eps" if name == "eps" else one._check] for name, one in own.items()}
+    if cls.__name__ in REFUSE_RATE_0:
+        values["lr"] = st.floats(1e-3, 1e3)
     return st.fixed_dictionaries(values).filter(lambda found: together(cls, found))
 
 

@@ -27,6 +27,13 @@ LR = {  # by default, by optimizer: for the line, for the digits, and for tables
     "Adamax": {"line": 0.2, "digits": 0.01, "tables": 0.01},
     "RAdam": {"line": 0.1, "digits": 0.01, "tables": 0.02},
     "QHM": {"line": 0.3, "digits": 0.3, "tables": 0.1},
+    "AdaBound": {"line": 0.05, "digits": 0.03, "tables": 0.003},
+    "ADOPT": {"line": 0.3, "digits": 0.003, "tables": 0.01},
+    "Adan": {"line": 0.5, "digits": 0.01, "tables": 0.1},
+    "ASGD": {"line": 0.1, "digits": 0.3, "tables": 0.03},
+    "Ftrl": {"line": 0.5, "digits": 0.3, "tables": 0.1},
+    "MADGRAD": {"line": 0.03, "digits": 0.01, "tables": 0.003},
+    "ScheduleFreeSGD": {"line": 0.2, "digits": 1.0, "tables": 0.3},
     "others": {"line": 0.05, "digits": 0.003, "tables": 0.01},
 }
 ROUNDINGS = 8  # a column whose training rows differ by no more than so many roundings is constant

@@ -160,7 +160,8 @@ cdef class Terms:
             more["fresh"] = fresh
         if self.wants_lr:
             more["lr"] = self.asked_rate
-        rates, others = self.scalars(self.now, steps, **more)
+        with np.errstate(all="ignore"):  # what overflows is seen in the parameters
+            rates, others = self.scalars(self.now, steps, **more)
         return self.put(rates, others, len(steps), to)
 
     cdef dict ask_each(self, object steps, object fresh, double lr, dict numbers):
@@ -170,7 +171,8 @@ cdef class Terms:
             more["fresh"] = fresh
         if self.wants_lr:
             more["lr"] = lr
-        rates, others, new = self.scalars(self.now, steps, **more)
+        with np.errstate(all="ignore"):
+            rates, others, new = self.scalars(self.now, steps, **more)
         grow(&self.rows, &self.room_rows, len(steps) * self.columns)
         self.put(rates, others, len(steps), self.rows)
         return new

@@ -37,9 +37,9 @@ class _ScheduleFree(Optimizer):
         cls, h: Values, lr: float, fresh: Array, numbers: Mapping[str, float]
     ) -> tuple[Scalars, dict[str, float]]:
         """Return the scalars that both have, and what the numbers become."""
-        k = numbers["k"] + 1.0
+        k = np.float64(numbers["k"] + 1.0)  # whose powers may overflow
         rate = lr * min(1.0, k / h["warmup_steps"]) if h["warmup_steps"] else lr
-        largest = max(numbers["lr_max"], rate)
+        largest = np.float64(max(numbers["lr_max"], rate))
         weight = k ** h["r"] * largest ** h["weight_lr_power"]
         total = numbers["weight_sum"] + weight
         c = weight / total if total else 0.0
