@@ -268,7 +268,8 @@ cdef class Terms:
     cdef void inherit(self, Terms old):
         """Take over the table of terms that differ in the learning rate alone, if in anything."""
         # Not while the old ones are being asked for scalars, which runs Python: their table is being filled then.
-        if old.begin < old.end and not old.moving and self.rule == old.rule and {**self.values, "lr": None} == {**old.values, "lr": None}:
+        if (old.begin < old.end and not old.moving and self.rule == old.rule
+                and {**self.values, "lr": None} == {**old.values, "lr": None}):
             self.table, old.table = old.table, self.table
             self.room_table, old.room_table = old.room_table, self.room_table
             self.begin, self.end, self.one, self.asked_rate = old.begin, old.end, old.one, old.asked_rate

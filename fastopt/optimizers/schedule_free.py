@@ -71,12 +71,12 @@ class ScheduleFreeSGD(_ScheduleFree):
         Parameters or groups, see `Optimizer`.
     lr : float or callable
         Learning rate :math:`\gamma \geq 0`, or a schedule: a function of the number of steps taken.
-    momentum : float
-        :math:`\beta`, in (0, 1].
     warmup_steps : int
         Steps in which the learning rate grows.
     r, weight_lr_power : float
         Exponents r and q of the weights.
+    momentum : float
+        :math:`\beta`, in (0, 1].
     weight_decay : float
         :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
     maximize : bool
@@ -152,14 +152,14 @@ class ScheduleFreeAdamW(_ScheduleFree):
         Parameters or groups, see `Optimizer`.
     lr : float or callable
         Learning rate :math:`\gamma \geq 0`, or a schedule: a function of the number of steps taken.
-    betas : (float, float)
-        :math:`\beta_1` in (0, 1], and :math:`\beta_2` in [0, 1).
-    eps : float
-        :math:`\epsilon \geq 0`.
     warmup_steps : int
         Steps in which the learning rate grows.
     r, weight_lr_power : float
         Exponents of the weights.
+    betas : (float, float)
+        :math:`\beta_1` in (0, 1], and :math:`\beta_2` in [0, 1).
+    eps : float
+        :math:`\epsilon \geq 0`.
     weight_decay : float
         :math:`\lambda \geq 0`, at the point where gradients are taken.
     maximize : bool
