@@ -139,6 +139,7 @@ RECORDS = [
     record("Adam", "", oracles.adam, torch=True),
     record("Adam", "short memory, large eps", oracles.adam, torch=True, betas=(0.5, 0.8), eps=0.1),
     record("Adam", "amsgrad", oracles.adam, torch=True, betas=(0.9, 0.5), amsgrad=True, eps=1e-3),
+    record("Adam", "eps beside the root", oracles.adam, betas=(0.5, 0.8), eps=0.1, eps_hat=True),
     record("AdamW", "", oracles.adam, torch=True),
     record("AdamW", "amsgrad", oracles.adam, torch=True, betas=(0.9, 0.5), amsgrad=True),
     record("AdamW", "without decay", oracles.adam, torch=True, weight_decay=0.0),

@@ -148,7 +148,8 @@ def adam(h, t, p, g, s):
         v = s["max_exp_avg_sq"] = v.maximum(s["max_exp_avg_sq"])
     m_hat = m / (1 - beta1**t)
     v_hat = v / (1 - beta2**t)
-    return p - exact(h["lr"]) * (m_hat / (v_hat.sqrt() + h["eps"]))
+    eps = h["eps"] / np.sqrt(1 - beta2**t) if h["eps_hat"] else h["eps"]
+    return p - exact(h["lr"]) * (m_hat / (v_hat.sqrt() + eps))
 
 
 def nadam(h, t, p, g, s):

@@ -37,6 +37,9 @@ class Adam(Optimizer):
         :math:`\epsilon \geq 0`.
     amsgrad : bool
         Whether to divide by the root of the largest v so far.
+    eps_hat : bool
+        Whether :math:`\epsilon` stands beside :math:`\sqrt v`, before the bias correction, as in Keras, thinc and
+        scikit-learn.
     weight_decay : float
         :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
     decoupled : bool
@@ -71,6 +74,7 @@ class Adam(Optimizer):
     betas: Hyper[tuple[Rate, Rate]] = Hyper(hyper.betas, default=(0.9, 0.999))
     eps: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-8)
     amsgrad: Hyper[bool] = Hyper(hyper.flag, default=False)
+    eps_hat: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
     def rule(cls, h: Values) -> str:
@@ -87,7 +91,7 @@ class Adam(Optimizer):
             "rest1": 1.0 - beta1,
             "beta2": beta2,
             "rest2": 1.0 - beta2,
-            "eps": h["eps"] * root,
+            "eps": h["eps"] if h["eps_hat"] else h["eps"] * root,
         }
 
     @staticmethod
@@ -110,7 +114,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad, maximize, nonfinite, zero_grads, clip_norm, decay_mask
+    params, lr, betas, eps, amsgrad, eps_hat, maximize, nonfinite, zero_grads, clip_norm, decay_mask
         As for `Adam`.
     weight_decay : float
         :math:`\lambda \geq 0`.
