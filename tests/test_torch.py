@@ -34,6 +34,15 @@ def data(case, real, steps):
     return some[0], [[None if (k + i) % 5 == 4 else g for i, g in enumerate(grads)] for k, grads in enumerate(scaled)]
 
 
+@pytest.fixture
+def numbers_in_double():
+    """What torch keeps as numbers, NAdam's product and the rates of ASGD, has its default type: else float32."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.usefixtures("numbers_in_double")
 @pytest.mark.parametrize("real", REALS)
 @pytest.mark.parametrize("case", WITH_TORCH, ids=str)
 def test_steps_are_torchs_to_rounding(case, real):

@@ -78,7 +78,7 @@ class Grams(Optimizer):
     @classmethod
     def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
         """Those of Adam."""
-        return Adam.scalars(h, t)
+        return Adam.scalars({**h, "eps_hat": False}, t)
 
     @staticmethod
     def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
