@@ -213,6 +213,7 @@ class Optimizer(Snapshots):
             defaults = {name: values.pop(name) for name in cls.hyper_parameters}
             self.param_groups = [{**defaults, **group} for group in groups]
             self._options = values
+            self._grad_norm: float | None = None
             self._lock = Lock()
             self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
             self._plan: Plan | None = self._plan_of(tree)
@@ -563,6 +564,7 @@ class Optimizer(Snapshots):
             unit = 2.0**600
             total = plan.sum_squares(unit)
         norm, wanted = math.sqrt(total) * scale, clip_norm * unit
+        self._grad_norm = norm / unit
         return 1.0 if norm <= wanted else wanted / norm  # of a NaN, NaN: no step that looks sound
 
     def _update_by_reference(self) -> None:
@@ -605,6 +607,11 @@ class Optimizer(Snapshots):
         """Bytes of the state arrays."""
         states = self._captured["states"] if self._captured else self._bound().states
         return sum(array.nbytes for arrays in states for array in arrays.values())
+
+    @property
+    def grad_norm(self) -> float | None:
+        """The norm of all gradients together in the last step, before clipping; None without `clip_norm`."""
+        return None if self.clip_norm is None else self._grad_norm
 
     @property
     def steps(self) -> int:

@@ -178,6 +178,7 @@ class Snapshots:
         _plan: Plan | None
         _lock: Lock
         _captured: dict[str, Any] | None
+        _grad_norm: float | None
         _options: dict[str, Any]
 
         def _bound(self) -> Plan: ...
@@ -424,6 +425,7 @@ class Snapshots:
     def __setstate__(self, captured: dict[str, Any]) -> None:
         self._captured = captured
         self._plan = None
+        self._grad_norm = None
         self._lock = Lock()
         self.param_groups = captured["groups"]
         self._options = captured["options"]

@@ -261,6 +261,21 @@ def test_params_are_what_was_passed_and_nbytes_what_state_takes(cls):
     assert twin.bind(others).params is others
 
 
+@pytest.mark.parametrize("reference", [False, True])
+def test_grad_norm_is_that_of_the_last_step_before_clipping(reference):
+    opt = SGD([np.zeros(2), np.zeros(1)], clip_norm=1.0)
+    assert opt.grad_norm is None
+    stepped(opt, [np.array([3.0, 0.0]), np.array([-4.0])], reference)
+    assert opt.grad_norm == 5.0
+    stepped(opt, [np.array([3.0, 0.0]), None], reference, loss_scale=6.0)
+    assert opt.grad_norm == 0.5
+    stepped(opt, [np.array([3e200, 4e200]), None], reference)
+    assert opt.grad_norm == pytest.approx(5e200, rel=1e-15)
+    assert copy.copy(opt).grad_norm == opt.grad_norm
+    opt.clip_norm = None
+    assert opt.grad_norm is None
+
+
 def test_current_lr_is_the_number_that_the_next_step_takes():
     opt = SGD([{"params": np.zeros(1)}, {"params": np.zeros(1), "lr": Warmup(4, 8.0)}], lr=0.5)
     for wanted in (0.0, 2.0, 4.0):
