@@ -26,6 +26,7 @@ from .hyper import Given, Hyper, Option, Rate
 from .interrupts import held
 from .snapshots import Snapshots
 from .tree import Tree, dotted
+from .words import clamp
 
 __all__ = ["Hyper", "Optimizer", "Rate", "Scalars", "Steps", "Values"]
 
@@ -77,6 +78,8 @@ class Optimizer(Snapshots):
     clip_norm : float, optional
         Gradients whose norm, over all parameters together, is above this are scaled down to it. Reads the gradients
         once more; they are not written.
+    clip_value : float, optional
+        Gradients are clamped to this and its negative, element by element. Not beside `clip_norm`.
     decay_mask : callable, optional
         Which parameters decay: a function of a parameter's path, the keys and indices that lead to it with dots between
         (``"l1.bias"``), and the parameter. It is called once for each, and leaves those out for which it gives False.
@@ -99,6 +102,7 @@ class Optimizer(Snapshots):
     )
     zero_grads: Option[bool] = Option(hyper.flag, default=False)
     clip_norm: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
+    clip_value: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
     decay_mask: Option[Callable[[str, Array], bool] | None] = Option(hyper.optional(hyper.mask), default=None)
 
     #: state arrays by the rule's letter, and the name users know them by
@@ -156,7 +160,7 @@ class Optimizer(Snapshots):
 
         With `assigns`, return what p becomes; ``c["descend"](p, u)`` is p after an update u, with decoupled decay if
         there is one. p itself is not to be written. The rule in plain NumPy, in the same order
-        of operations as in src_c/rules.c, and so with the same bits. `fastopt.optimizers.words` has the words of
+        of operations as in src_c/rules.c, and so with the same bits. `fastopt.words` has the words of
         src_c/rule.h.
         """
         raise NotImplementedError
@@ -225,7 +229,7 @@ class Optimizer(Snapshots):
         plan.configure(*self._configuration(plan, self._options))
         return plan
 
-    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, list[bool]]:
+    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, float, list[bool]]:
         """What the plan is to know of options: see `Plan.configure`."""
         decays = [True] * len(plan.arrays)
         mask = options["decay_mask"]
@@ -235,7 +239,9 @@ class Optimizer(Snapshots):
             for leaf, (array, path) in enumerate(zip(plan.arrays, plan.tree.paths, strict=True)):
                 decays[leaf] = hyper.flag(f"decay_mask of {plan.names[leaf]}", mask(dotted(path[1:]), array))
         screened = options["nonfinite"] != "propagate" or options["clip_norm"] is not None
-        return options["zero_grads"], screened, decays
+        if options["clip_norm"] is not None and options["clip_value"] is not None:
+            raise ValueError("clip_norm and clip_value: wanted one of them")
+        return options["zero_grads"], screened, options["clip_value"] or 0.0, decays
 
     def _set_option(self, name: str, value: Any) -> None:
         """Set an option, which has been checked, once no step is running."""
@@ -281,12 +287,6 @@ class Optimizer(Snapshots):
                 else:
                     raise AttributeError(self._unknown("attribute", name))
             super().__setattr__(name, value)
-
-        def __getattr__(self, name: str) -> Any:
-            """Raise: there is nothing of this name."""
-            if name.startswith("_"):
-                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-            raise AttributeError(self._unknown("attribute", name))
 
     @classmethod
     def _slots_of(cls, rule: str) -> tuple[str, ...]:
@@ -581,6 +581,8 @@ class Optimizer(Snapshots):
                 real = array.dtype.type
                 p = array.reshape(-1, order=order)
                 g = real(factor) * gradient.reshape(-1, order=order)
+                if self.clip_value is not None:
+                    g = clamp(g, -self.clip_value, self.clip_value)
                 if kind == "coupled":
                     g = g + real(decay) * p
                 s = {slot: state.reshape(-1, order=order) for slot, state in plan.states[leaf].items()}

@@ -222,13 +222,14 @@ SHARED: list[tuple[str, dict[str, Any], float]] = [
     ("maximize", {"maximize": True}, 1.0),
     ("loss scale", {"weight_decay": 0.1, "maximize": True}, 768.0),
     ("clipped and zeroed", {"clip_norm": 0.1, "zero_grads": True}, 3.0),
+    ("clamped", {"clip_value": 0.3, "weight_decay": 0.1, "maximize": True}, 3.0),
 ]
 
 
 def takes(record: Record, options: dict[str, Any]) -> bool:
     """Whether the class has such options: AdamW is decoupled and asks nobody. Its kind of decay comes by itself."""
     own = inspect.signature(record.cls).parameters
-    return options.keys() - {"clip_norm", "zero_grads"} <= own.keys() and (
+    return options.keys() - {"clip_norm", "clip_value", "zero_grads"} <= own.keys() and (
         "decoupled" not in options or options["decoupled"] != own["decoupled"].default
     )
 

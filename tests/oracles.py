@@ -429,6 +429,7 @@ class Paper:
         self.inside = "weight_decay" in inspect.getsource(record.oracle)  # the formula has the decay
         self.k = 0  # steps of the group
         self.loss_scale, self.clip_norm = exact(record.loss_scale), record.options.get("clip_norm")
+        self.clip_value = record.options.get("clip_value")
         self.u = exact(np.finfo(params[0].dtype).eps / 2)
         self.p = [self.bounded(p) for p in params]
         self.s = [defaultdict(lambda: self.bounded(0)) for _ in params]
@@ -454,6 +455,7 @@ class Paper:
             self.t[i] += 1
             old, g = self.p[i], factor * self.bounded(gradient)
             g = -g if self.h["maximize"] else g
+            g = g if self.clip_value is None else g.clamp(-self.clip_value, self.clip_value)
             decay = exact(self.h["weight_decay"])
             kind = self.kind(self.h)
             if kind == "coupled":

@@ -190,10 +190,13 @@ def a_world(seed, name, guarded, steps=4):
         "nonfinite": dice.one_of("propagate", "skip", "raise"),
         "clip_norm": dice.one_of(None, None, dice.number(0.1, 10)),
         "zero_grads": dice.chance(0.4),
+        "clip_value": None,
         "decay_mask": dice.one_of(None, lambda path, array: array.ndim > 1, lambda path, array: "0" in path)
         if name not in DECAY_INSIDE
         else None,
     }
+    if options["clip_norm"] is None:
+        options["clip_value"] = dice.one_of(None, dice.number(0.1, 2))
     drawn = dice.trees()
     places = iter(guarded.each(leaves(drawn)))
     params = mapped(lambda _: next(places), drawn)

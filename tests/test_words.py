@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from oracles import CUBE_ROOT_ERROR, exact
 
-from fastopt.optimizers import words
+from fastopt import words
 
 SPECIAL = [0.0, -0.0, 1.5, -1.5, np.inf, -np.inf, np.nan]
 

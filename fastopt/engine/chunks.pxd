@@ -61,6 +61,7 @@ cdef struct Sweep:
     const Binding *bindings  # [groups]
     const fo_coef *coefs
     double scale
+    double clip_value        # what gradients are clamped to; 0 if they are not
     const fo_variant *variant
     # Filled in by the sweeper:
     double *partial          # [chunks], sums or flags

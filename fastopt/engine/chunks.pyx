@@ -9,7 +9,7 @@ from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
 from .arrays cimport ALIGN_FROM, LINE, raw_data, raw_ndim, raw_shape, raw_strides
-from .kernels cimport enter_mode, fo_span, leave_mode
+from .kernels cimport enter_mode, fo_coef, fo_span, leave_mode
 
 cdef enum:
     TILE = 1024
@@ -90,7 +90,7 @@ cdef void in_order(char *to, const Leaf *f, Py_ssize_t start, Py_ssize_t count) 
 
 
 cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t count, Py_ssize_t reach,
-                   const void *g) noexcept nogil:
+                   const void *g, const fo_coef *c) noexcept nogil:
     """One kernel call: elements start to start + count of a leaf, with their gradients at g."""
     cdef fo_span x
     cdef const Binding *b = &w.bindings[f.group]
@@ -102,7 +102,27 @@ cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t c
     x.g = g
     for k in range(b.n_state):
         x.s[k] = f.s[b.slot[k]] + start * f.itemsize
-    b.kernel[f.kernel](&x, &w.coefs[f.coef])
+    b.kernel[f.kernel](&x, c)
+
+
+cdef void run_clamped(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t count,
+                      const void *g) noexcept nogil:
+    """The same for at most a tile, with gradients that are scaled and clamped before: the kernel scales them by 1."""
+    cdef double tile[TILE]
+    cdef fo_coef c = w.coefs[f.coef]
+    cdef Py_ssize_t i
+    cdef float scale32 = <float>c.scale, limit32 = <float>w.clip_value, x32
+    cdef double x
+    if f.itemsize == 4:
+        for i in range(count):
+            x32 = scale32 * (<const float *>g)[i]
+            (<float *>tile)[i] = -limit32 if x32 < -limit32 else limit32 if x32 > limit32 else x32
+    else:
+        for i in range(count):
+            x = c.scale * (<const double *>g)[i]
+            tile[i] = -w.clip_value if x < -w.clip_value else w.clip_value if x > w.clip_value else x
+    c.scale = 1.0
+    run_span(w, f, start, count, 0, tile, &c)
 
 
 cdef void update_part(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
@@ -112,13 +132,20 @@ cdef void update_part(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_
     worth of elements that lies in two cache lines takes twice as long.
     """
     cdef Py_ssize_t before, reach = 0
+    cdef const fo_coef *c = &w.coefs[f.coef]
+    if w.clip_value > 0:
+        while start < end:
+            before = min(<Py_ssize_t>TILE, end - start)
+            run_clamped(w, f, start, before, f.g + start * f.itemsize)
+            start += before
+        return
     if end - start >= ALIGN_FROM:
         before = -<uintptr_t>(f.p + start * f.itemsize) % LINE // f.itemsize
-        run_span(w, f, start, before, 0, f.g + start * f.itemsize)
+        run_span(w, f, start, before, 0, f.g + start * f.itemsize, c)
         start += before
     if w.fetch:
         reach = end if w.backward else f.n - start
-    run_span(w, f, start, end - start, reach, f.g + start * f.itemsize)
+    run_span(w, f, start, end - start, reach, f.g + start * f.itemsize, c)
 
 
 cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept nogil:
@@ -152,8 +179,10 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept no
             sum += w.variant.tables[f.real].sum_squares(g, count, w.scale)
         elif w.what == FIND_NONFINITE:
             sum += w.variant.tables[f.real].nonfinite(g, count)
+        elif w.clip_value > 0:
+            run_clamped(w, f, start, count, g)
         else:
-            run_span(w, f, start, count, 0, g)
+            run_span(w, f, start, count, 0, g, &w.coefs[f.coef])
         start += count
     if w.partial != NULL:
         w.partial[f.first + chunk] = sum

@@ -16,6 +16,7 @@ cdef class Terms:
     cdef readonly dict values
     cdef readonly dict now     # these in this step: what is a schedule has its value
     cdef dict moving           # functions that give those, of the number of steps
+    cdef bint moves            # whether there are any
     cdef object check
     cdef readonly str rule, kind
     cdef object scalars

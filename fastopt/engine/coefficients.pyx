@@ -110,6 +110,7 @@ cdef class Terms:
         self.wants_fresh, self.wants_lr, self.wants_numbers = "fresh" in wants, "lr" in wants, "numbers" in wants
         self.more = {"rule": rule} if "rule" in wants else {}
         self.now, self.moving, self.check, self.asked_rate = values, moving, check, -1.0
+        self.moves = bool(moving)
         self.names = rules()[rule][1]
         self.columns = len(self.names)
         self.places = {}
@@ -126,10 +127,7 @@ cdef class Terms:
 
     cdef int move(self, int64_t steps) except -1:
         """Evaluate what is a schedule, besides the learning rate."""
-        cdef dict now
-        if not self.moving:
-            return 0
-        now = dict(self.values)
+        cdef dict now = dict(self.values)
         for name, value in self.moving.items():
             now[name] = value(steps)
         self.check(now)

@@ -139,9 +139,12 @@ cdef class Groups(State):
     cdef int ask_rates(self, list terms) except -1:
         """Ask for the learning rates of this step, and for what else is a schedule."""
         cdef int group
+        cdef Terms own
         for group in range(self.n_groups):
-            self.rates[group] = (<Terms>terms[group]).rate(self.steps)
-            (<Terms>terms[group]).move(self.steps)
+            own = terms[group]
+            self.rates[group] = own.rate(self.steps)
+            if own.moves:
+                own.move(self.steps)
         return 0
 
     cdef int set_coefficients(self, list terms) except -1:
@@ -153,7 +156,8 @@ cdef class Groups(State):
         cdef const Watch *h
         cdef Terms own
         self.n_coefs = 0
-        memset(self.asked, 0, self.n_groups * sizeof(bint))
+        if self.keeps_numbers:
+            memset(self.asked, 0, self.n_groups * sizeof(bint))
         for group in range(self.n_groups):
             own = terms[group]
             if own.wants_numbers:

@@ -63,7 +63,8 @@ cdef class LookAhead:
             for group in range(plan.n_groups):
                 c = plan.new_coef()
                 c.scale, c.decay = 1.0, 0.0
-                (<Terms>plan.terms[group]).move(plan.steps)
+                if (<Terms>plan.terms[group]).moves:
+                    (<Terms>plan.terms[group]).move(plan.steps)
                 for i, value in enumerate(self.scalars(plan.terms[group].now)):
                     c.c[i] = value
             plan.check_parameters()

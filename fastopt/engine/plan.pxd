@@ -12,6 +12,7 @@ cdef class Plan(Groups):
     cdef readonly int64_t skipped
     cdef Lock lock
     cdef bint screened
+    cdef double clip_value
     cdef bint looks_ahead           # each step needs a look ahead before it,
     cdef bint unlooked              # and the next one has had none
     cdef int generation             # forks when the plan was last used

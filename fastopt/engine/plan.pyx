@@ -56,7 +56,7 @@ cdef class Plan(Groups):
         self.generation = generation
         self.remedy = ""
 
-    def configure(self, bint zero_gradients, bint screened, list decays):
+    def configure(self, bint zero_gradients, bint screened, double clip_value, list decays):
         """Set what options say.
 
         Parameters
@@ -65,12 +65,14 @@ cdef class Plan(Groups):
             Whether a step zeroes the gradients.
         screened : bool
             Whether a step must ask its owner about the gradients before it writes.
+        clip_value : float
+            What gradients are clamped to; 0 if they are not.
         decays : list of bool
             Of each leaf, whether its group's weight decay is for it too.
         """
         cdef Py_ssize_t i
         self.require(zero_gradients)
-        self.screened = screened
+        self.screened, self.clip_value = screened, clip_value
         for i in range(self.n_leaves):
             self.leaves[i].kernel = self.leaves[i].real + (0 if decays[i] else FO_REALS)
 
@@ -201,7 +203,8 @@ cdef class Plan(Groups):
     cdef bint counted(self) noexcept:
         """Act 5."""
         self.steps += 1
-        self.keep_numbers()
+        if self.keeps_numbers:
+            self.keep_numbers()
         self.unlooked = self.looks_ahead
         return self.end_step(True)
 
@@ -231,7 +234,7 @@ cdef class Plan(Groups):
         w.all = &self.all
         w.bindings = self.bindings
         w.coefs = self.coefs
-        w.scale = scale
+        w.scale, w.clip_value = scale, self.clip_value
         w.variant = self.variant
         self.sweeper.sweep(&w)
 

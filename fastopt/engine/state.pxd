@@ -22,6 +22,7 @@ cdef class State(Leaves):
     # Numbers that a class keeps, and what they will be when the step is over: float64 [names, leaves], [names, groups].
     cdef readonly cnp.ndarray numbers, group_numbers
     cdef cnp.ndarray next_numbers, next_group_numbers
+    cdef bint keeps_numbers      # whether there are any
     cdef bint *asked             # [groups]: whether this step has asked the class what they will be
     cdef Sweeper sweeper
 

@@ -55,6 +55,7 @@ cdef class State(Leaves):
         self.states = list(map(dict, [()] * self.n_leaves))
         self.sweeper = Sweeper()
         self.number_names, self.group_number_names = tuple(numbers), tuple(group_numbers)
+        self.keeps_numbers = bool(numbers or group_numbers)
         self.numbers = np.empty((len(numbers), self.n_leaves))
         self.group_numbers = np.empty((len(group_numbers), self.n_groups))
         for kept, start in ((self.numbers, numbers), (self.group_numbers, group_numbers)):

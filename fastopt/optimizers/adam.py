@@ -46,7 +46,7 @@ class Adam(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead: `AdamW`.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -114,7 +114,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad, eps_hat, maximize, nonfinite, zero_grads, clip_norm, decay_mask
+    params, lr, betas, eps, amsgrad, eps_hat, maximize, nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         As for `Adam`.
     weight_decay : float
         :math:`\lambda \geq 0`.

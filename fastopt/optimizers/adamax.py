@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from .. import hyper
 from ..engine.numbers import one_minus_power
 from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
-from .words import absolute, maximum
+from ..words import absolute, maximum
 
 __all__ = ["Adamax"]
 
@@ -39,7 +39,7 @@ class Adamax(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises

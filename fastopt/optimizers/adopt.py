@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import hyper
 from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
-from .words import clamp, maximum
+from ..words import clamp, maximum
 
 __all__ = ["ADOPT"]
 
@@ -46,7 +46,7 @@ class ADOPT(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises

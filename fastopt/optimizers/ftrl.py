@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import hyper
 from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
-from .words import clamp
+from ..words import clamp
 
 __all__ = ["Ftrl"]
 
@@ -41,7 +41,7 @@ class Ftrl(Optimizer):
         :math:`\beta \geq 0`; the paper has 1.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises

@@ -9,8 +9,8 @@ import numpy as np
 
 from .. import hyper
 from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
+from ..words import absolute, sign
 from .adam import Adam
-from .words import absolute, sign
 
 __all__ = ["Grams"]
 
@@ -42,7 +42,7 @@ class Grams(Optimizer):
         Whether the decay stands there; else :math:`\lambda w` is added to the gradient.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises

@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import hyper
 from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
-from .words import cube_root
+from ..words import cube_root
 
 __all__ = ["MADGRAD"]
 
@@ -40,7 +40,7 @@ class MADGRAD(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from .. import hyper
 from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
-from .words import sign
+from ..words import sign
 
 __all__ = ["SignSGD", "Signum", "Lion"]  # noqa: RUF022 - by increasing complexity
 
@@ -33,7 +33,7 @@ class SignSGD(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -100,7 +100,7 @@ class Signum(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -165,7 +165,7 @@ class Lion(Optimizer):
         Whether the decay stands beside the update; else :math:`\lambda w` is added to the gradient.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
