@@ -505,7 +505,7 @@ class Optimizer(Snapshots):
         RuntimeError
             When it is entered, if the optimizer is looking ahead, or torn.
         """
-        if type(self).average is Optimizer.average:
+        if type(self).average.__func__ is Optimizer.average.__func__:  # type: ignore[attr-defined]
             raise TypeError(f"{type(self).__name__} keeps no average of its parameters")
         return Averaged(self._bound(), self, self._averages)
 
