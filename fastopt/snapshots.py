@@ -94,6 +94,9 @@ class _Fitting:
                 if name != "params":
                     where, none = f"param_groups[{index}] was saved with", optimizer._may_be_none(name)
                     group[name] = _live(value, live.get(name), none, where, name, self._schedule)
+            for name, one in optimizer.hyper_parameters.items():
+                if name not in group and one.default in (False, None):  # an option that came later: it was off
+                    group[name] = one.default
             self.groups.append(group)
         tree = plan.tree
         needed = [
@@ -173,6 +176,7 @@ class Snapshots:
 
     if TYPE_CHECKING:  # defined in `Optimizer`
         slots: ClassVar[Mapping[str, str]]
+        hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]]
         numbers: ClassVar[Mapping[str, float]]
         group_numbers: ClassVar[Mapping[str, float]]
         _plan: Plan | None

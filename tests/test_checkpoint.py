@@ -128,6 +128,14 @@ def test_a_shipped_schedule_comes_back_whatever_was_there(schedule, tmp_path):
         assert opt.lr == [schedule, 0.5]
 
 
+def test_an_option_that_a_snapshot_does_not_know_was_off_when_it_was_taken():
+    opt = Adam(np.ones(2), amsgrad=True)
+    snapshot = Adam(np.ones(2)).state_dict()
+    del snapshot["param_groups"][0]["amsgrad"]
+    opt.load_state_dict(snapshot)
+    assert opt.amsgrad is False
+
+
 class Mine(StepDecay):
     """A user's, of which the fields do not tell all."""
 

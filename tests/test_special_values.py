@@ -10,11 +10,13 @@ from optimizers_table import (
     CASES,
     ISAS,
     MOVE_WITHOUT_GRADIENT,
+    OF_KINDS,
     RATE_IN_STATE,
     READ_P,
     REALS,
     RECORDS,
     REFUSE_RATE_0,
+    WITH_ALL,
     stepped,
 )
 
@@ -62,6 +64,7 @@ EXTREME_CASES = [
     *(
         replace(r, words=f"{r.words}, lr {lr}", options={**r.options, "lr": lr})
         for r in RECORDS
+        if str(r) in WITH_ALL
         for lr in (0.0, 1e30)
         if lr or r.name not in REFUSE_RATE_0
     ),
@@ -213,7 +216,7 @@ def test_a_variance_that_rounding_makes_negative_is_zero(real, momentum):
 
 @pytest.mark.parametrize(("bad", "place"), [(np.inf, 0), (np.nan, 4095), (-np.inf, 4096), (np.nan, 9999)], ids=str)
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("record", RECORDS, ids=str)
+@pytest.mark.parametrize("record", OF_KINDS, ids=str)
 def test_a_skipped_step_never_happened(record, real, place, bad):
     rng = np.random.default_rng(0)
     p = [rng.normal(size=10_000).astype(real), np.ones((2, 2), real)]
