@@ -95,7 +95,8 @@ class _Fitting:
                     where, none = f"param_groups[{index}] was saved with", optimizer._may_be_none(name)
                     group[name] = _live(value, live.get(name), none, where, name, self._schedule)
             for name, one in optimizer.hyper_parameters.items():
-                if name not in group and one.default in (False, None):  # an option that came later: it was off
+                # An option that came later was off; a number that is not there is damage.
+                if name not in group and (one.default is False or one.default is None):
                     group[name] = one.default
             self.groups.append(group)
         tree = plan.tree

@@ -611,6 +611,8 @@ DAMAGED = [
     ("a schedule out of range", edited(*GROUP, "lr", {"schedule": "Constant", "lr": -0.1}), ValueError,
      "lr is -0.1: wanted a finite number of at least 0"),
     ("a hyper-parameter less", edited(*GROUP, "eps", None), ValueError, "param_groups[0] lacks 'eps'"),
+    ("one less that is 0 by default", edited(*GROUP, "weight_decay", None), ValueError,
+     "param_groups[0] lacks 'weight_decay'"),
     ("a hyper-parameter out of range", edited(*GROUP, "eps", -1.0), ValueError,
      "eps is -1.0: wanted a finite number of at least 0"),
     ("a schedule for a number", edited(*GROUP, "lr", None), ValueError,
