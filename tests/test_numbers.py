@@ -10,7 +10,7 @@ import pytest
 from optimizers_table import KINDS, stepped
 from support import bits, looked_ahead, rand, whole
 
-from fastopt import NAG, SGD, Adam, AdamW, RMSprop
+from fastopt import NAG, SGD, Adam, AdamW, Adan, RMSprop
 from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, Warmup
 
 
@@ -222,8 +222,22 @@ SCHEDULES = {
 }
 
 
+class Inside(Adan):
+    """Its decay is inside the rule, and its scalars do not go by the learning rate."""
+
+    @classmethod
+    def scalars(cls, h, t, fresh):
+        return super().scalars(h, t, lr=0.1, fresh=fresh)
+
+
 def scheduled(cls):
     return [name for name in cls.hyper_parameters if name in SCHEDULES]
+
+
+def schedule_of(cls, name):
+    """One with as many numbers as the class has."""
+    value, default = SCHEDULES[name], cls.hyper_parameters[name].default
+    return (*value, *default[len(value) :]) if isinstance(value, tuple) else value
 
 
 def at(value, t):
@@ -233,15 +247,20 @@ def at(value, t):
 
 
 @pytest.mark.parametrize("reference", [False, True])
-@pytest.mark.parametrize(("cls", "name"), [(cls, name) for cls in KINDS.values() for name in scheduled(cls)])
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [(cls, name) for cls in KINDS.values() for name in scheduled(cls)]
+    + [(Adan, "weight_decay"), (Inside, "weight_decay")],
+)
 def test_a_scheduled_number_is_one_that_is_set_before_each_step(cls, name, reference):
     more = {"momentum": 0.9} if name == "dampening" else {}
     w, v = {"a": rand(9), "b": rand(3)}, {"a": rand(9), "b": rand(3)}
-    opt = cls(w, lr=0.1, **{**more, name: SCHEDULES[name]})
-    twin = cls(v, lr=0.1, **{**more, name: at(SCHEDULES[name], 0)})
-    assert getattr(opt, name) == SCHEDULES[name]
+    schedule = schedule_of(cls, name)
+    opt = cls(w, lr=0.1, **{**more, name: schedule})
+    twin = cls(v, lr=0.1, **{**more, name: at(schedule, 0)})
+    assert getattr(opt, name) == schedule
     for t in range(7):
-        setattr(twin, name, at(SCHEDULES[name], t))
+        setattr(twin, name, at(schedule, t))
         g = {"a": rand(9, seed=t), "b": None if t == 2 else rand(3, seed=t)}
         stepped(opt, g, reference)
         stepped(twin, g)

@@ -132,7 +132,9 @@ cdef class Terms:
             now[name] = value(steps)
         self.check(now)
         self.decay = now["weight_decay"]
-        if {**now, "lr": None, "weight_decay": None} != {**self.now, "lr": None, "weight_decay": None} or self.wants_lr:
+        # What `fold` puts in is in no scalar: the rate, and the decay unless it is inside the rule.
+        aside = {"lr": None} if self.kind == "none" else {"lr": None, "weight_decay": None}
+        if {**now, **aside} != {**self.now, **aside}:
             self.forget()
         self.now = now
         return 0
