@@ -73,6 +73,11 @@ def test_the_examples_in_readme_run(tmp_path, monkeypatch):
     assert session, "README.md has no example"
 
 
+@pytest.mark.parametrize("page", [README, ROOT / "docs/index.md"], ids=lambda page: page.name)
+def test_as_many_optimizers_are_promised_as_there_are(page):
+    assert f"[{len(OPTIMIZERS)} in all]" in page.read_text()
+
+
 @pytest.mark.parametrize("page", [README, CONTRIBUTING], ids=lambda page: page.name)
 def test_the_links_lead_somewhere(page):
     # Those of the pages in docs/ are followed when the documentation is built.
