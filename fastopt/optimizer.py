@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
+from operator import methodcaller
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -50,6 +51,11 @@ def _takes_arrays(lr: Any) -> bool:
 def _descended(p: Array, u: Array, decay: Any) -> Array:
     """DESCEND of src_c/rule.h."""
     return p - u if decay is None else p - (decay * p + u)
+
+
+def _flattening(array: Array) -> Callable[[Array], Any]:
+    """What lays this array, and others of its shape and memory order, flat in that order."""
+    return methodcaller("reshape", -1, order="C" if array.flags.c_contiguous else "F")
 
 
 class Optimizer(Snapshots):
@@ -331,20 +337,22 @@ class Optimizer(Snapshots):
         What is checked is what it holds now: should it change meanwhile, it is not what these terms say, and the next
         step will notice.
         """
-        where = f"params[{index}]" if plan.tree.grouped else ""
+
+        def shown(name: str) -> str:
+            return f"params[{index}][{name!r}]" if plan.tree.grouped else name
+
         items = tuple(group.items())
         values = {}
         for name, value in items:
             if name != "params":
-                shown = f"{where}[{name!r}]" if where else name
                 if name not in self.hyper_parameters:
-                    raise ValueError(f"{shown}: {self._unknown('hyper-parameter', name)}")
-                values[name] = self.hyper_parameters[name].check(shown, value)
+                    raise ValueError(f"{shown(name)}: {self._unknown('hyper-parameter', name)}")
+                values[name] = self.hyper_parameters[name].check(shown(name), value)
         for name in self.hyper_parameters:
             if name not in values:
                 raise ValueError(f"param_groups[{index}] lacks {name!r}")
         moving: dict[str, Callable[[int], Any]] = {
-            name: partial(self.hyper_parameters[name].at, f"{where}[{name!r}]" if where else name, value)
+            name: partial(self.hyper_parameters[name].at, shown(name), value)
             for name, value in values.items()
             if name != "lr" and hyper.is_schedule(value)
         }
@@ -352,7 +360,7 @@ class Optimizer(Snapshots):
         def check(now: Values) -> None:
             self.check_together(now)
             if "eps" in now:
-                self._check_eps(f"{where}['eps']" if where else "eps", now["eps"], index, plan)
+                self._check_eps(shown("eps"), now["eps"], index, plan)
 
         check(values | {name: value(plan.steps) for name, value in moving.items()})
         source = []
@@ -515,11 +523,10 @@ class Optimizer(Snapshots):
         for array, count, states, group in zip(plan.arrays, plan.counts, plan.states, plan.tree.groups, strict=True):
             made = None
             if count:
-                order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
-                flat = {slot: state.reshape(-1, order=order) for slot, state in states.items()}
-                h = plan.terms[group].now
+                flat = _flattening(array)
+                p, s = flat(np.asarray(array)), {slot: flat(state) for slot, state in states.items()}
                 with kernels.kernel_mode(), np.errstate(all="ignore"):
-                    made = np.array(self.average(h, np.asarray(array).reshape(-1, order=order), flat), array.dtype)
+                    made = np.array(self.average(plan.terms[group].now, p, s), array.dtype)
             found.append(made)
         return found
 
@@ -577,15 +584,13 @@ class Optimizer(Snapshots):
                     continue
                 kind, factor, decay, scalars = plan.coefficients(leaf)
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
-                order: Literal["C", "F"] = "C" if array.flags.c_contiguous else "F"
-                real = array.dtype.type
-                p = array.reshape(-1, order=order)
-                g = real(factor) * gradient.reshape(-1, order=order)
+                flat, real = _flattening(array), array.dtype.type
+                p, g = flat(array), real(factor) * flat(gradient)
                 if self.clip_value is not None:
                     g = clamp(g, -self.clip_value, self.clip_value)
                 if kind == "coupled":
                     g = g + real(decay) * p
-                s = {slot: state.reshape(-1, order=order) for slot, state in plan.states[leaf].items()}
+                s = {slot: flat(state) for slot, state in plan.states[leaf].items()}
                 c: dict[str, Any] = {name: real(value) for name, value in scalars.items()}
                 c["descend"] = partial(_descended, decay=real(decay) if kind == "decoupled" else None)
                 u = self.reference(plan.terms[plan.tree.groups[leaf]].rule, p, g, s, c)

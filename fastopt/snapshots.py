@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from .tree import Tree
 if TYPE_CHECKING:
     from typing_extensions import Self, dataclass_transform
 
+    from .checkpoint import Spec
     from .engine.coefficients import Terms
     from .engine.plan import Plan
 else:
@@ -35,7 +36,6 @@ else:
 __all__ = ["Snapshots"]
 
 Array = npt.NDArray[Any]
-Spec = tuple["np.dtype[Any]", tuple[int, ...]]
 
 _ATTRIBUTES = {"_plan", "_lock", "_captured", "_options"}  # of every optimizer
 _FORMAT = 2  # of checkpoints and state dicts; in 1, a schedule is None
@@ -105,7 +105,6 @@ class _Fitting:
         ]
         #: of each leaf, the keys of its arrays, by slot
         self.keys: list[dict[str, str]] = [{} for _ in plan.names]
-        given: list[set[str]] = [set() for _ in self.groups]  # slots in the snapshot, by group
         unknown = set(specs)
         wanted = plan.specs
         for leaf, name in enumerate(plan.names):
@@ -115,13 +114,12 @@ class _Fitting:
                     _check_fit(key, specs[key], wanted[leaf])
                     unknown.discard(key)
                     self.keys[leaf][slot] = key
-                    given[tree.groups[leaf]].add(slot)
                 elif slot in needed[tree.groups[leaf]]:
                     raise ValueError(f"the snapshot lacks {key}")
         if unknown:
             raise ValueError(f"the snapshot has {min(unknown)}, which this optimizer has not")
         #: of each group, the slots that its leaves will have
-        self.slots = [optimizer._in_order(slots) for slots in given]
+        self.slots = list(map(optimizer._in_order, _by_group(tree, self.keys)))
         #: of each leaf, whether its state will be new; so is what it has here and not in the snapshot
         self.fresh = [
             name in fresh or counts[name] == 0 or not keys.keys() >= states.keys()
@@ -183,7 +181,6 @@ class Snapshots:
         _plan: Plan | None
         _lock: Lock
         _captured: dict[str, Any] | None
-        _grad_norm: float | None
         _options: dict[str, Any]
 
         def _bound(self) -> Plan: ...
@@ -236,7 +233,9 @@ class Snapshots:
         dict
             ``"state"``: for each parameter's name its arrays and its number of updates, ``"step"``;
             ``"param_groups"``: hyper-parameters, a schedule of `fastopt.schedules` by its name and fields, any other
-            None; ``"steps"``, ``"skipped"``, ``"optimizer"`` and ``"format"``.
+            None; ``"steps"``, ``"skipped"``, ``"optimizer"`` and ``"format"``. Where there are any, ``"numbers"``
+            that the class keeps for each parameter, ``"group_numbers"``, and in ``"fresh"`` the names of parameters
+            whose state no update has used yet.
         """
         with self._lock.reading():
             plan = self._ready()
@@ -412,13 +411,10 @@ class Snapshots:
         with self._lock:
             plan = self._ready()
             tree = plan.tree
-            slots: list[set[str]] = [set() for _ in tree.parts]
-            for group, arrays in zip(tree.groups, plan.states, strict=True):
-                slots[group].update(arrays)
+            slots = list(map(self._in_order, _by_group(tree, plan.states)))
             n = len(plan.arrays)
             numbers = _started(self.numbers, n), _started(self.group_numbers, len(tree.parts))
-            slots_of_groups = list(map(self._in_order, slots))
-            restore(plan, slots_of_groups, None, [{}] * n, [0] * n, [True] * n, 0, 0, numbers, [], False)
+            restore(plan, slots, None, [{}] * n, [0] * n, [True] * n, 0, 0, numbers, [], False)
 
     # ---- copies ----
 
@@ -430,7 +426,6 @@ class Snapshots:
     def __setstate__(self, captured: dict[str, Any]) -> None:
         self._captured = captured
         self._plan = None
-        self._grad_norm = None
         self._lock = Lock()
         self.param_groups = captured["groups"]
         self._options = captured["options"]
@@ -501,19 +496,19 @@ class Snapshots:
             plan = self._plan_of(tree)
             order = {path: leaf for leaf, path in enumerate(captured["paths"])}
             places = [order[path] for path in tree.paths]  # keys of a dict may come in another order
-            slots: list[set[str]] = [set() for _ in range(tree.n_groups)]
-            for name, array, group, place in zip(tree.names, plan.arrays, tree.groups, places, strict=True):
+            for name, array, place in zip(tree.names, plan.arrays, places, strict=True):
                 if (array.dtype, array.shape) != captured["specs"][place]:
                     dtype, shape = captured["specs"][place]
                     raise ValueError(f"{name} is {array.dtype} {array.shape}: wanted {dtype} {shape}, as it was")
-                slots[group].update(captured["states"][place])
+            states = [captured["states"][place] for place in places]
+            slots = _by_group(tree, states)
             for index, group_now in enumerate(self.param_groups):
                 slots[index].update(self._slots_of(self._terms(index, group_now, plan).rule))
             restore(
                 plan,
-                [self._in_order(slots_of_group) for slots_of_group in slots],
+                list(map(self._in_order, slots)),
                 None,
-                [captured["states"][place] for place in places],
+                states,
                 [captured["counts"][place] for place in places],
                 [
                     captured["fresh"][place] or not slots[group].issubset(captured["states"][place])
@@ -577,6 +572,14 @@ def _schedules() -> Any:
     from . import schedules  # whoever has none is not to wait for its import
 
     return schedules
+
+
+def _by_group(tree: Tree, slots: Iterable[Iterable[str]]) -> list[set[str]]:
+    """The slots that the leaves of each group have, from those of each leaf."""
+    found: list[set[str]] = [set() for _ in tree.parts]
+    for group, of_leaf in zip(tree.groups, slots, strict=True):
+        found[group].update(of_leaf)
+    return found
 
 
 def _names(plan: Plan) -> list[list[str]]:

@@ -1,6 +1,6 @@
 """The command `fastopt`, an extra: nothing in the library imports it.
 
-`errors`, `models`, `data`, `files`, `settings`, `training`, `outputs`, `report`, `plots`, `commands`: from the simple
+`errors`, `models`, `data`, `files`, `settings`, `outputs`, `training`, `report`, `plots`, `commands`: from the simple
 to the compound.
 """
 

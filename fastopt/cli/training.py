@@ -25,12 +25,12 @@ from fastopt.optimizers import OPTIMIZERS
 from .data import LINE_START, Data, Split
 from .errors import DivergedError, InputError
 from .models import BINARY, MSE, SOFTMAX, Array, Network
+from .outputs import STDOUT
 from .settings import Settings, fits, flat, hyper_parameters, learning_rate
 
 CURVE_POINTS = 100  # how often, evenly spaced, a run measures its loss on the whole table
 SAVE_SECONDS = 10.0  # a long run is saved at the first end of an epoch after so long
 METADATA = "fastopt_train"
-STDOUT = Path("-")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,15 @@ cdef str AVERAGED = "the parameters hold averages: leave the `with opt.averaged(
 cdef str LOOKING = "the optimizer is looking ahead: leave the `with opt.lookahead():` block first"
 
 
+cdef int prepare(Plan plan, object owner, str asked) except -1:
+    """Be ready to leave: what was asked for is still of these parameters, and the groups are as they are now."""
+    if owner._plan is not plan:
+        raise RuntimeError(f"the optimizer was bound to other parameters since {asked} was called: call it again")
+    plan.check_ready()
+    plan.settle(owner)
+    return 0
+
+
 @cython.final
 cdef class LookAhead:
     """Context in which parameters have gone where one rule leads, and come back from there by another.
@@ -54,11 +63,7 @@ cdef class LookAhead:
         cdef int group
         plan.lock.acquire()
         try:
-            if self.owner._plan is not plan:
-                raise RuntimeError("the optimizer was bound to other parameters since lookahead() was called: call it "
-                                   "again")
-            plan.check_ready()
-            plan.settle(self.owner)
+            prepare(plan, self.owner, "lookahead()")
             plan.n_coefs = 0
             for group in range(plan.n_groups):
                 c = plan.new_coef()
@@ -123,11 +128,7 @@ cdef class Averaged:
         cdef Py_ssize_t i
         plan.lock.acquire()
         try:
-            if self.owner._plan is not plan:
-                raise RuntimeError("the optimizer was bound to other parameters since averaged() was called: call it "
-                                   "again")
-            plan.check_ready()
-            plan.settle(self.owner)
+            prepare(plan, self.owner, "averaged()")
             self.arrays = self.averages()
             plan.check_parameters()
             for i in range(plan.n_leaves):

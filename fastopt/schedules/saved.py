@@ -6,51 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any
 
-from .compound import Join, Product, ReduceOnPlateau, Warmup, numbers_of
-from .courses import (
-    Constant,
-    CosineDecay,
-    CosineRestarts,
-    Cyclic,
-    ExponentialDecay,
-    Hold,
-    InverseSqrtWarmup,
-    InverseTime,
-    LinearDecay,
-    MultiStepDecay,
-    Noam,
-    OneCycle,
-    Piecewise,
-    PolynomialDecay,
-    StepDecay,
-    WarmupStableDecay,
-)
+from . import compound, courses
+from .compound import Product, ReduceOnPlateau, numbers_of
+from .formula import Formula
 
 #: by name, from the simple to the compound
 KINDS: dict[str, Any] = {
-    kind.__name__: kind
-    for kind in (
-        Constant,
-        Hold,
-        StepDecay,
-        MultiStepDecay,
-        Piecewise,
-        ExponentialDecay,
-        LinearDecay,
-        PolynomialDecay,
-        InverseTime,
-        InverseSqrtWarmup,
-        Noam,
-        CosineDecay,
-        CosineRestarts,
-        OneCycle,
-        Cyclic,
-        WarmupStableDecay,
-        Warmup,
-        Join,
-        Product,
-        ReduceOnPlateau,
-    )
+    name: kind
+    for module in (courses, compound)
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and issubclass(kind, Formula) and kind.__module__ == module.__name__
 }
 
 
