@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 import typing
 
+from .names import available, create
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS
 from .threads import (
@@ -34,7 +35,9 @@ __all__ = [
     "OPTIMIZERS",
     "Optimizer",
     "__version__",
+    "available",
     "checkpoint",
+    "create",
     "get_flush_denormals",
     "get_num_threads",
     "schedules",
