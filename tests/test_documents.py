@@ -25,12 +25,12 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 HOW_IT_WORKS = ROOT / "docs/how_it_works.md"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-ADAPTERS = {"fastopt.sklearn": "sklearn", "fastopt.scipy": "scipy"}  # and what must be installed
+ADAPTERS = ("fastopt.sklearn", "fastopt.scipy", "fastopt.thinc")  # which need the library of that name
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(fastopt.__path__, "fastopt.")
     if not m.name.startswith(("fastopt.cli", "fastopt.__"))
-    and (m.name not in ADAPTERS or importlib.util.find_spec(ADAPTERS[m.name]))
+    and (m.name not in ADAPTERS or importlib.util.find_spec(m.name.rpartition(".")[2]))
 )
 
 
