@@ -25,6 +25,9 @@ from .asgd import *
 from .ftrl import *
 from .madgrad import *
 from .schedule_free import *
+from .layerwise import *
+from .stable_adamw import *
+from .novograd import *
 
 #: every optimizer by its name: what the package, the command, the tests, the benchmarks and the pages go through
 OPTIMIZERS: dict[str, type[Optimizer]] = {
