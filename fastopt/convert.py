@@ -60,13 +60,15 @@ def _torch_parameter(name: str, p: Any) -> Any:
     return p.detach().numpy()
 
 
-def _values_of_torch(cls: type[Optimizer], index: int, group: Mapping[str, Any]) -> dict[str, Any]:
+def _values_of_torch(
+    cls: type[Optimizer], index: int, group: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return our hyper-parameters for a group of torch's, those that are arguments."""
     values = {}
     known = {_OTHER_NAME.get(name, name): name for name in cls.hyper_parameters}
     for key, value in group.items():
         where = f"param_groups[{index}][{key!r}]"
-        if key in known:
+        if key in known and key in defaults:  # else torch does not look at it
             one = cls.hyper_parameters[known[key]]
             checked = one.check(where, _number(value))
             if one.init:
@@ -117,7 +119,7 @@ def from_torch(optimizer: Any) -> Optimizer:
         views = [
             _torch_parameter(f"param_groups[{index}]['params'][{place}]", p) for place, p in enumerate(group["params"])
         ]
-        groups.append({"params": views, **_values_of_torch(cls, index, group)})
+        groups.append({"params": views, **_values_of_torch(cls, index, group, optimizer.defaults)})
     opt = cls(groups) if len(groups) > 1 else cls(**groups[0])
     entries = [optimizer.state.get(p) or {} for group in optimizer.param_groups for p in group["params"]]
     snapshot = opt.state_dict()
@@ -248,6 +250,7 @@ _KERAS = {
         only={"epsilon": 0},
     ),
     "Adamax": _Counterpart(ours.Adamax, _ADAM, only={"epsilon": 0}),  # Keras adds it after the maximum
+    "Lamb": _Counterpart(ours.LAMB, _ADAM, decays=False),  # Keras's is outside of the norm
     "Lion": _Counterpart(ours.Lion, {"beta_1": "beta_1", "beta_2": "beta_2"}),
     "Ftrl": _Counterpart(
         ours.Ftrl,
