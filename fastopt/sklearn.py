@@ -36,6 +36,11 @@ _THEIRS = {  # what scikit-learn calls them
 }
 
 
+def _is(solver: Any, name: str) -> bool:
+    """Whether the solver is scikit-learn's of this name; others may be anything."""
+    return isinstance(solver, str) and solver == name
+
+
 class _Updates:
     """What scikit-learn takes for its optimizer: its own, which knows the learning rate, and ours, which updates."""
 
@@ -88,8 +93,8 @@ class _Updates:
         return type(self._ours).average.__func__ is not Optimizer.average.__func__  # type: ignore[attr-defined]
 
     def end(self) -> None:
-        """Leave the averages in the weights until the next `begin`."""
-        if self._averages:
+        """Leave the averages in the weights until the next `begin`, if they are not there."""
+        if self._averages and self._params is not None and self._training is None:
             self._training = [p.copy() for p in self._params]
             with self.averaged():
                 averages = [p.copy() for p in self._params]
@@ -113,10 +118,10 @@ class _Trained:
         solver: Any = self.solver
         given = dict(self.solver_options or {})
         own: dict[str, Any] = {}  # what scikit-learn has arguments for
-        if isinstance(solver, str) and solver == "adam":
+        if _is(solver, "adam"):
             cls: type[Optimizer] = Adam
             own = {"betas": (self.beta_1, self.beta_2), "eps": self.epsilon, "eps_hat": True}
-        elif isinstance(solver, str) and solver == "sgd":
+        elif _is(solver, "sgd"):
             cls = SGD
             nesterov = bool(self.nesterovs_momentum and self.momentum)
             own = {"momentum": self.momentum, "nesterov": nesterov, "lr_in_momentum": True}
@@ -126,7 +131,11 @@ class _Trained:
             try:
                 cls = find(solver)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"solver: {error}, and scikit-learn's 'lbfgs'") from None
+                raise ValueError(f"solver: {error}, or scikit-learn's 'lbfgs'") from None
+            if cls in (Adam, SGD):  # "Adam" is neither scikit-learn's name nor a class
+                raise ValueError(
+                    f"solver is {solver!r}: wanted {solver.lower()!r}, which is scikit-learn's, or a class"
+                )
         for name in given:
             if name in own or name == "lr":
                 instead = f"use {_THEIRS[name]}" if name in _THEIRS else f"with {solver=!r} it is True; use a class"
@@ -142,23 +151,22 @@ class _Trained:
 
     def _fit(self, *args: Any, **more: Any) -> Any:
         solver: Any = self.solver
-        if isinstance(solver, str) and solver == "lbfgs":
+        if _is(solver, "lbfgs"):
             if self.solver_options:
                 raise ValueError("solver_options: scikit-learn's 'lbfgs' takes none")
             return super()._fit(*args, **more)  # type: ignore[misc]
         self._choice = self._chosen()
-        if more.get("incremental") and hasattr(self, "_optimizer"):
-            self._optimizer.begin(self.coefs_ + self.intercepts_)
         try:
             # To scikit-learn, every other solver is one that its learning rates are for.
-            self.solver = solver if isinstance(solver, str) and solver == "adam" else "sgd"
-            super()._fit(*args, **more)  # type: ignore[misc]
+            self.solver = "adam" if _is(solver, "adam") else "sgd"
+            if more.get("incremental") and hasattr(self, "_optimizer"):
+                self._optimizer.begin(self.coefs_ + self.intercepts_)
+            return super()._fit(*args, **more)  # type: ignore[misc]
         finally:
             self.solver = solver
             del self._choice
-        if not self.early_stopping:  # which has picked the best weights
-            self._optimizer.end()
-        return self
+            if hasattr(self, "_optimizer") and not self.early_stopping:  # which has picked the best weights
+                self._optimizer.end()
 
     @property
     def _optimizer(self) -> Any:
@@ -177,7 +185,7 @@ class _Trained:
             super()._update_no_improvement_count(*args)  # type: ignore[misc]
 
     def _check_solver(self) -> bool:
-        return True if self.solver != "lbfgs" else super()._check_solver()  # type: ignore[misc]
+        return super()._check_solver() if _is(self.solver, "lbfgs") else True  # type: ignore[misc]
 
 
 def _with_options(cls: Any) -> Any:

@@ -240,6 +240,17 @@ def test_an_average_is_what_predicts_and_training_goes_on_from_the_weights():
         twin.partial_fit(x, y)
 
 
+def test_a_partial_fit_that_is_refused_leaves_the_average():
+    x, y = data()
+    _, net = pair("MLPClassifier", solver="schedulefreesgd", learning_rate_init=0.5)
+    net.partial_fit(x, y, classes=[0, 1])
+    copied = copy.deepcopy(net)
+    with pytest.raises(ValueError, match="NaN"):
+        net.partial_fit(x * np.nan, y)
+    assert_same_bits(net, copied)
+    assert_same_bits(net.partial_fit(x, y), copied.partial_fit(x, y))
+
+
 def test_early_stopping_judges_and_keeps_the_average(monkeypatch):
     x, y = data()
     scored = []
@@ -263,6 +274,7 @@ def test_early_stopping_judges_and_keeps_the_average(monkeypatch):
 
 WRONG = [
     ({"solver": "lionn"}, "solver: there is no optimizer 'lionn': did you mean 'lion'?"),
+    ({"solver": "Adam"}, "solver is 'Adam': wanted 'adam', which is scikit-learn's, or a class"),
     ({"solver": 3}, "solver: the optimizer's name is 3, a int"),
     ({"solver": dict}, "solver: the optimizer's name is <class 'dict'>"),
     ({"solver": fastopt.Optimizer}, "solver: the optimizer's name is <class 'fastopt.optimizer.Optimizer'>"),
