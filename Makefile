@@ -32,12 +32,13 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	FASTOPT_EVERY_CLASS=1 $(BIN)/python -m pytest
 
-# The adapters and examples, in an environment with their partners. TORCH= leaves torch out. Keras is asked on two of its
-# backends, and scikit-learn in its first release here as well, which no other test needs.
+# The adapters and examples, in an environment with their partners; TORCH= leaves torch out. Keras on two of its backends;
+# scikit-learn in its other releases too, whose private parts our estimators know.
 PARTNERS := .venv-adapters
 TORCH ?= torch==2.13.0
-WITH_PARTNERS := $(patsubst %,tests/test_%.py,sklearn scipy thinc convert create examples torch foreign documents)
-SKLEARN_FIRST := 1.4.2
+WITH_PARTNERS := $(patsubst %,tests/test_%.py,sklearn scipy thinc convert create examples foreign documents) \
+    $(wildcard tests/test_torch*.py)
+SKLEARN := 1.4.2 1.5.2 1.6.1 1.7.2 1.8.0
 
 $(PARTNERS)/.ready: $(COMPILED)
 	$(PYTHON) -m venv $(PARTNERS)
@@ -46,14 +47,16 @@ $(PARTNERS)/.ready: $(COMPILED)
 
 $(PARTNERS)-sklearn/.ready: $(COMPILED)
 	$(PYTHON) -m venv $(PARTNERS)-sklearn
-	$(PARTNERS)-sklearn/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest \
-	    scikit-learn==$(SKLEARN_FIRST)
+	$(PARTNERS)-sklearn/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest scikit-learn
 	touch $@
 
 adapters: $(PARTNERS)/.ready $(PARTNERS)-sklearn/.ready
 	$(PARTNERS)/bin/python -m pytest $(WITH_PARTNERS)
 	KERAS_BACKEND=jax $(PARTNERS)/bin/python -m pytest -q tests/test_convert.py -k keras
-	$(PARTNERS)-sklearn/bin/python -m pytest -q tests/test_sklearn.py
+	set -e; for release in $(SKLEARN); do \
+	    $(PARTNERS)-sklearn/bin/python -m pip install --quiet --disable-pip-version-check scikit-learn==$$release; \
+	    $(PARTNERS)-sklearn/bin/python -m pytest -q -m "not slow" tests/test_sklearn.py; \
+	done
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
