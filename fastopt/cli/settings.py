@@ -146,6 +146,7 @@ ELSEWHERE = {
     "join": "it is made of schedules, which needs a program",
     "product": "it is made of schedules, which needs a program",
     "reduceonplateau": "it is told a metric, which needs a program",
+    "onecyclemomentum": "it is for a momentum, which needs a program",
 }
 
 
