@@ -187,8 +187,8 @@ def classes(results: Results) -> Sheet:
         columns += [f"{label(workload)}: × roof", "twin's ×", "torch's ×", "optax's ×"]
     sheet = Sheet("Every class, float32", columns)
     sheet.note = (
-        "State: bytes per parameter. Twin's, torch's, optax's ×: how many times as long as fastopt's step theirs takes; "
-        "of torch its best form. ¹ Another formula than fastopt's. ² Two passes, and so has the roof."
+        "State: bytes per parameter. Twin's, torch's, optax's ×: how many times as long as fastopt's step theirs takes "
+        "(of torch, the best form). ¹ Another formula than fastopt's. ² Two passes, and so has the roof."
     )
     for name, found in rows.items():
         mine = next(iter(found.values()))["fastopt"]

@@ -63,7 +63,7 @@ def draw_rates(schedule: Callable[[Any], Any], steps: int, title: str, kind: str
         figure = Figure(figsize=(4.0, 2.8), layout="constrained")
         axes = figure.subplots()
         axes.plot(shown, np.where(np.isfinite(rates), rates, np.nan), color=COLOURS[0])
-        axes.set_title("\n".join(textwrap.wrap(title, 50)), parse_math=False)
+        axes.set_title("\n".join(textwrap.wrap(title.replace(",", ", "), 46)), parse_math=False)
         axes.set_xlabel("steps")
         axes.set_ylabel("learning rate")
         axes.set_ylim(bottom=0.0)
