@@ -90,5 +90,5 @@ class Roof(Contender):
 
 def roofs(data: Data, threads: int) -> list[Roof]:
     """All candidates for the roof of `data`; the fastest is it. Threads are tried where there is work to share."""
-    counts = [1] if threads == 1 or data.elements < 5000 else [1, threads]
+    counts = [1] if threads == 1 or data.elements < 5000 else [1, threads] if data.elements < 5e6 else [threads]
     return [Roof(data, n, prefetch) for n in counts for prefetch in (False, True)]

@@ -520,7 +520,7 @@ def test_what_was_measured_is_kept_when_a_later_part_fails(tmp_path: Path, monke
     found = json.loads((tmp_path / "bench.json").read_text())
     assert found["steps"] == ["sizes"]
     assert found["load"].keys() == {"sizes"}
-    assert found["machine"]["command"] == "python -m bench --minutes 10 --part sizes --part serial"
+    assert found["machine"]["command"] == "python -m bench --minutes 15 --part sizes --part serial"
 
 
 def test_results_of_parts_are_joined() -> None:
