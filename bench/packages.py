@@ -120,7 +120,10 @@ class Optax(Peer):
         given = {
             name: value for name, value in o.items() if name in known and (value or known[name].default is not None)
         }
-        return form(**given, **({"eps_in_sqrt": False} if "eps_in_sqrt" in known else {}))
+        try:
+            return form(**given, **({"eps_in_sqrt": False} if "eps_in_sqrt" in known else {}))
+        except (TypeError, ValueError) as error:
+            raise Unavailable(f"optax has no such form: {error}") from error
 
     def refresh(self) -> None:
         self.grads = [self.jax.numpy.array(g) for g in self.data.grads]

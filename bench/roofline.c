@@ -2,8 +2,8 @@
  *
  * Built by roofline.py for this machine, once per type and number of slots (-DREAL=float -DSLOTS=2); never shipped.
  * Each tensor has 2 + SLOTS arrays: parameter, gradient, state. A sweep reads all and writes all but the gradient, as a
- * fused step must; first it reads those of a rule's first pass, bit k of `first` for array k. c is 0 at run time, which the compiler cannot know, so values never change and a sweep may run over
- * anybody's live arrays.
+ * fused step must. Before that it reads those of a rule's first pass: bit k of `first` is for array k. c is 0 at run
+ * time, which the compiler cannot know, so values never change and a sweep may run over anybody's live arrays.
  */
 #include <stddef.h>
 
@@ -43,8 +43,8 @@ stretch(real *const *array, size_t begin, size_t n, real c, int prefetch)
     }
 }
 
-/* The first pass over one stretch. */
-static real look(real *const *array, size_t begin, size_t n, unsigned first)
+/* The first pass over one stretch; its result is of use to tests only. */
+real look(real *const *array, size_t begin, size_t n, unsigned first)
 {
     real sum = 0;
     for (int k = 0; k < 2 + SLOTS; k++)

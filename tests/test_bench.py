@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -131,6 +132,14 @@ def test_what_a_first_pass_reads_is_counted_and_read(monkeypatch: pytest.MonkeyP
     except Unavailable as reason:
         pytest.skip(str(reason))
     assert all(sweep.run(2) > 0 for sweep in sweeps)
+    assert [sweep.arguments[5].value for sweep in sweeps] == [0b1010] * len(sweeps)
+    arrays = [data.params[0], data.grads[0], *(slot[0] for slot in data.state.values())]
+    look = roofline.library("float32", 2).look
+    look.restype = ctypes.c_float
+    pointers = (ctypes.c_void_p * 4)(*[array.ctypes.data for array in arrays])
+    found = look(pointers, ctypes.c_size_t(7), ctypes.c_size_t(4000), ctypes.c_uint(0b1010))
+    # 8000 sums in float32, in another order than NumPy's.
+    assert found == pytest.approx(sum(x[7:4007].sum(dtype="float64") for x in arrays[1::2]), rel=1e-4, abs=1e-4)
     for old, new in zip(before, [*data.params, *data.state["exp_avg"], *data.state["exp_avg_sq"]], strict=True):
         np.testing.assert_array_equal(old, new)
 
