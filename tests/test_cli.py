@@ -113,6 +113,22 @@ def test_options_of_several_numbers_take_as_many_as_the_optimizer():
     assert found["SGD"] is None
 
 
+def test_the_help_of_an_option_says_whose_it_is_and_its_defaults(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("train", "--help") == 0
+    help = capsys.readouterr().out
+    assert max(map(len, help.splitlines())) <= 80
+    words = " ".join(help.split())
+    for option, name in (("--rho FLOAT", "Adadelta"), ("--centered / --no-centered", "RMSprop")):
+        default = OPTIMIZERS[name].hyper_parameters[option[2:].split()[0]].default
+        assert f"{option} Default {default} of {name}." in words
+    assert "--weight-decay FLOAT Default 0.0 of most; 0.01 of AdamW" in words
+    assert "--warmup-steps INTEGER Default 0 of ScheduleFreeSGD, ScheduleFreeAdamW." in words
+    args = ("--optimizer", "schedulefreesgd", "--warmup-steps", 5, "--stop-after", 2, "--json", "out.json")
+    assert run("train", *args) == 0
+    assert results("out.json")[0]["hyper"]["warmup_steps"] == 5
+
+
 @pytest.mark.parametrize("name", ["rmsprop-line", "adam-line"])
 def test_a_classic_experiment_finds_the_line(name, capsys):
     assert run("train", "--experiment", name, "--json", "classic.json", "--plot", "classic.png") == 0

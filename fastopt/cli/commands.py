@@ -111,14 +111,20 @@ def _hyper_option(key: str) -> click.Option:
     """The option of a keyword of optimizers; its type is that of the default."""
     owners = {name: st.hyper_parameters(name)[key] for name in OPTIMIZERS if key in st.hyper_parameters(name)}
     default = next(iter(owners.values()))
-    help = "Of " + ", ".join(f"{name} ({st.text(value)})" for name, value in owners.items())
+    having: dict[str, list[str]] = {}
+    for name, value in owners.items():
+        having.setdefault(st.text(value), []).append(name)
+    # The names of most would fill the terminal; whoever lacks the option says so.
+    of = {value: ", ".join(names) if 2 * len(names) < len(OPTIMIZERS) else "most" for value, names in having.items()}
+    help = "Default " + "; ".join(f"{value} of {names}" for value, names in of.items()) + "."
     flag = st.option(key)
     if isinstance(default, bool):
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=help)
     counts = {len(value) if isinstance(value, tuple) else 1 for value in owners.values()}
     if len(counts) > 1:
         return click.Option([flag], type=_Numbers(counts), default=None, help=help)
-    return click.Option([flag], type=float, nargs=counts.pop(), default=None, help=help)
+    kind = int if isinstance(default, int) else float
+    return click.Option([flag], type=kind, nargs=counts.pop(), default=None, help=help)
 
 
 HYPER = list(dict.fromkeys(key for name in OPTIMIZERS for key in st.hyper_parameters(name)))
