@@ -27,7 +27,7 @@ from .hyper import Given, Hyper, Option, Rate
 from .interrupts import held
 from .snapshots import Snapshots
 from .tree import Tree, dotted
-from .words import clamp
+from .words import clamp, lane_sum
 
 __all__ = ["Hyper", "Optimizer", "Rate", "Scalars", "Steps", "Values"]
 
@@ -48,9 +48,9 @@ def _takes_arrays(lr: Any) -> bool:
     return takes_arrays(lr)
 
 
-def _descended(p: Array, u: Array, decay: Any) -> Array:
-    """DESCEND of src_c/rule.h."""
-    return p - u if decay is None else p - (decay * p + u)
+def _decayed(p: Array, u: Array, decay: Any) -> Array:
+    """DECAYED of src_c/rule.h."""
+    return u if decay is None else decay * p + u
 
 
 def _flattening(array: Array) -> Callable[[Array], Any]:
@@ -118,6 +118,8 @@ class Optimizer(Snapshots):
     group_numbers: ClassVar[Mapping[str, float]] = {}
     #: whether gradients are to be computed inside ``with opt.lookahead():``
     looks_ahead: ClassVar[bool] = False
+    #: whether kernels divide by `eps`, in the parameters' type
+    eps_in_kernels: ClassVar[bool] = True
     #: whether the rule says what p becomes, and not what is subtracted from it
     assigns: ClassVar[bool] = False
 
@@ -156,7 +158,9 @@ class Optimizer(Snapshots):
         parameter's state is new, since no update has used it yet. `lr`: the learning rate, where scalars depend on it
         otherwise than as a factor. `numbers`: what the class keeps, by name. It is then asked in each step about each
         parameter of a group that takes part: `t`, `fresh` and the numbers of parameters are arrays with an element for
-        each, numbers of the group are floats, and what these become is returned third, a dict.
+        each, numbers of the group are floats, and what these become is returned third, a dict. `sums`, of a class with
+        numbers: what its rule's first pass adds up over each parameter, by name; None before that pass, when it is
+        asked for the scalars that the pass needs.
         """
         raise NotImplementedError
 
@@ -169,6 +173,16 @@ class Optimizer(Snapshots):
         of operations as in src_c/rules.c, and so with the same bits. `fastopt.words` has the words of
         src_c/rule.h.
         """
+        raise NotImplementedError
+
+    @staticmethod
+    def sums(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Return what the rule's first pass adds up, by name, for each element: the twin of its SUMS."""
+        raise NotImplementedError
+
+    @staticmethod
+    def finish(rule: str, sums: Mapping[str, float], n: int, c: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the scalars that follow from the sums over n elements: the twin of the rule's FINISH."""
         raise NotImplementedError
 
     @classmethod
@@ -359,7 +373,7 @@ class Optimizer(Snapshots):
 
         def check(now: Values) -> None:
             self.check_together(now)
-            if "eps" in now:
+            if "eps" in now and self.eps_in_kernels:
                 self._check_eps(shown("eps"), now["eps"], index, plan)
 
         check(values | {name: value(plan.steps) for name, value in moving.items()})
@@ -398,7 +412,7 @@ class Optimizer(Snapshots):
         for base in cls.__mro__:
             if "scalars" in vars(base):
                 code = vars(base)["scalars"].__func__.__code__
-                found |= {"rule", "fresh", "lr", "numbers"} & {
+                found |= {"rule", "fresh", "lr", "numbers", "sums"} & {
                     *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
                 }
                 if not code.co_flags & 0x08:  # else it hands on what it gets by name
@@ -580,7 +594,7 @@ class Optimizer(Snapshots):
         with kernels.kernel_mode(), np.errstate(all="ignore"):
             for leaf, parameter in enumerate(plan.arrays):
                 gradient = plan.gradient(leaf)
-                if gradient is None:
+                if gradient is None or parameter.size == 0:
                     continue
                 kind, factor, decay, scalars = plan.coefficients(leaf)
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
@@ -592,8 +606,13 @@ class Optimizer(Snapshots):
                     g = g + real(decay) * p
                 s = {slot: flat(state) for slot, state in plan.states[leaf].items()}
                 c: dict[str, Any] = {name: real(value) for name, value in scalars.items()}
-                c["descend"] = partial(_descended, decay=real(decay) if kind == "decoupled" else None)
-                u = self.reference(plan.terms[plan.tree.groups[leaf]].rule, p, g, s, c)
+                c["decayed"] = decayed = partial(_decayed, decay=real(decay) if kind == "decoupled" else None)
+                c["descend"] = lambda p, u, decayed=decayed: p - decayed(p, u)
+                rule = plan.terms[plan.tree.groups[leaf]].rule
+                if kernels.rules()[rule][3]:
+                    sums = {name: lane_sum(x) for name, x in self.sums(rule, p, g, s, c).items()}
+                    c |= {name: real(value) for name, value in self.finish(rule, sums, p.size, scalars).items()}
+                u = self.reference(rule, p, g, s, c)
                 p[...] = u if self.assigns else c["descend"](p, u)
 
     # ---- what is known of it ----

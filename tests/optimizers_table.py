@@ -32,11 +32,13 @@ if os.environ.get("FASTOPT_EVERY_CLASS") == "1":
     KINDS = OPTIMIZERS
 
 # What the rule of a class does that tests of all classes must know of.
-READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # an Inf in p reaches the update
+# An Inf in p reaches the update.
+READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS", "LAMB", "NovoGrad"}
 MOVE_WITHOUT_GRADIENT = {"ASGD", "Ftrl"}  # by a decay of their own
-RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # another lr, other state
+# Another lr, other state.
+RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS"}
 REFUSE_RATE_0 = {"Ftrl", "AdaBound"}  # which they divide by
-DECAY_INSIDE = {"Adan", "ScheduleFreeAdamW"}  # the rule, so that no decay_mask can leave it out
+DECAY_INSIDE = {"Adan", "ScheduleFreeAdamW", "NovoGrad"}  # the rule, so that no decay_mask can leave it out
 
 REALS = ["float32", "float64"]
 ISAS = kernels.isas()
@@ -208,6 +210,19 @@ RECORDS = [
     record("QHAdam", "", oracles.qhadam),
     record("QHAdam", "quasi-hyperbolic", oracles.qhadam, nus=(0.7, 0.9), betas=(0.5, 0.8), eps=1e-3),
     record("QHAdam", "gradients alone", oracles.qhadam, nus=(0.0, 0.0)),
+    record("LARS", "", oracles.lars),
+    record("LARS", "nesterov, large eps", oracles.lars, momentum=0.5, trust_coefficient=0.1, eps=0.1, nesterov=True),
+    record("LARS", "without norms", oracles.lars, trust=False, nesterov=True),
+    record("LAMB", "", oracles.lamb),
+    record("LAMB", "short memory, large eps", oracles.lamb, betas=(0.5, 0.8), eps=0.1),
+    record("LAMB", "without norms", oracles.lamb, trust=False),
+    record("StableAdamW", "", oracles.stable_adamw),
+    record("StableAdamW", "without decay", oracles.stable_adamw, betas=(0.5, 0.8), eps=0.1, weight_decay=0.0),
+    record("NovoGrad", "", oracles.novograd),
+    record("NovoGrad", "averaging, large eps", oracles.novograd, betas=(0.8, 0.5), eps=0.1, grad_averaging=True),
+    record("Lion", "cautious", oracles.lion, betas=(0.8, 0.3), cautious=True),
+    record("Adam", "cautious", oracles.adam, betas=(0.5, 0.8), cautious=True),
+    record("NAdam", "cautious", oracles.nadam, betas=(0.5, 0.8), cautious=True),
 ]
 WITHOUT_RECORD = [name for name in OPTIMIZERS if name not in {r.name for r in RECORDS}]
 RECORDS += [record(name, "defaults", None) for name in WITHOUT_RECORD]
@@ -232,6 +247,11 @@ def takes(record: Record, options: dict[str, Any]) -> bool:
     return options.keys() - {"clip_norm", "clip_value", "zero_grads"} <= own.keys() and (
         "decoupled" not in options or options["decoupled"] != own["decoupled"].default
     )
+
+
+def sums_up(record: Record) -> bool:
+    """Whether an update goes by sums over the whole parameter."""
+    return bool(kernels.rules()[record.cls.rule(record.hyper())][2])
 
 
 def first_of_rules() -> list[Record]:

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 import pytest
-from optimizers_table import CASES, ISAS, KINDS, REALS, RECORDS, THREADS, WITHOUT_RECORD, stepped
+from optimizers_table import CASES, ISAS, KINDS, REALS, RECORDS, THREADS, WITHOUT_RECORD, stepped, sums_up
 
 import fastopt
 from fastopt.engine import chunks, kernels, state, sweep
@@ -135,7 +135,7 @@ def test_clipping_by_the_norm_is_the_same_for_all_instruction_sets_and_threads(s
 
 
 @pytest.mark.parametrize("real", REALS)
-@pytest.mark.parametrize("record", RECORDS, ids=str)
+@pytest.mark.parametrize("record", [record for record in RECORDS if not sums_up(record)], ids=str)
 def test_how_tensors_are_cut_up_does_not_matter(record, real):
     whole = arrays(real, 1)[-2].copy()
     pieces = np.split(whole.copy(), [1, 17, C + 3, 9 * C])
@@ -175,7 +175,7 @@ def test_every_hyper_parameter_of_a_class_is_varied_in_its_records(name):
     varied = {key for record in RECORDS if record.name == name for key in record.options}
     wanted = set(OPTIMIZERS[name].hyper_parameters) - set(fastopt.Optimizer.hyper_parameters)
     if OPTIMIZERS[name] is fastopt.AdamW:
-        wanted -= {"betas", "eps", "eps_hat"}  # they are Adam's, varied there
+        wanted -= {"betas", "eps", "eps_hat", "cautious"}  # they are Adam's, varied there
     assert varied >= wanted
 
 

@@ -9,7 +9,7 @@ import pytest
 from optimizers_table import CASES, stepped
 
 import fastopt
-from fastopt.engine import numbers
+from fastopt.engine import kernels, numbers
 from fastopt.optimizers import Adam
 
 MANY = 600  # steps: more than twice as many as are asked for at once
@@ -66,6 +66,8 @@ def test_each_step_has_its_own_scalars(case):
     group = opt.param_groups[0]
     for t in range(1, MANY):
         (c,) = coefficients(opt, [np.ones(1)])
+        for made in kernels.rules()[type(opt).rule(group)][3]:  # by a first pass: see test_bits.py
+            del c[made]
         assert c == wanted(type(opt), group, group["lr"], t)
 
 

@@ -1,10 +1,11 @@
 """Leaves laid end to end, an operation over them, and one stretch of it."""
 
 from .arrays cimport RawArray
-from .kernels cimport FO_MAX_STATE, FO_REALS, fo_coef, fo_kernel, fo_variant
+from .kernels cimport FO_MAX_STATE, FO_REALS, fo_coef, fo_finisher, fo_kernel, fo_summer, fo_variant
 
 cdef enum:
     CHUNK_ELEMENTS = 4096
+    WHOLE = 16               # chunks: a leaf that has no more is summed and updated at once, while it is in caches
 
 cdef struct Leaf:
     # What a sweep must know of a parameter. All threads read it, so a step writes only what has changed: each line
@@ -38,11 +39,16 @@ cdef struct Binding:
     fo_kernel *kernel[2 * FO_REALS]  # by type; then those without decay, of leaves that are left out of it
     int n_state
     int slot[FO_MAX_STATE]   # which of the plan's slots each state array of the rule is
+    # Of a rule with a first pass over each leaf:
+    fo_summer *sums[2 * FO_REALS]
+    int n_sums
+    fo_finisher *finish      # NULL where the class makes scalars of the sums
 
 cdef enum Operation:
     UPDATE
     UPDATE_AND_ZERO          # and then set the gradients to zero
     SUM_SQUARES
+    SUM_UP                   # first passes of rules, over leaves that are not done whole in their update
     FIND_NONFINITE
     ZERO_GRADIENTS
     ZERO_STATE               # p stands for the state then
@@ -62,9 +68,12 @@ cdef struct Sweep:
     const fo_coef *coefs
     double scale
     double clip_value        # what gradients are clamped to; 0 if they are not
+    bint sums                # whether rules have first passes:
+    bint for_class           # SUM_UP goes over leaves whose sums their class asks for, or over the large ones of others
+    const double *totals     # [leaves][FO_MAX_SUMS] of what SUM_UP went over before
     const fo_variant *variant
     # Filled in by the sweeper:
-    double *partial          # [chunks], sums or flags
+    double *partial          # [chunks] sums or flags; [chunks][FO_MAX_SUMS] of SUM_UP
     Queue *queues            # [workers], NULL where nobody is to help another
     int workers
     bint backward            # whether each worker begins at its last chunk

@@ -7,6 +7,12 @@ from .coefficients cimport Terms
 from .kernels cimport fo_coef, fo_variant
 from .state cimport State, Stock
 
+cdef enum First:
+    # What rules have first passes over leaves.
+    NO_SUMS
+    FOR_RULE                        # which makes scalars of them itself,
+    FOR_CLASS                       # and some whose class does
+
 cdef class Groups(State):
     cdef readonly list terms        # Terms of each group, None before the first check
     cdef readonly int64_t steps
@@ -14,6 +20,8 @@ cdef class Groups(State):
     cdef fo_coef *coefs
     cdef int n_coefs, room_coefs
     cdef double *rates              # [groups]: learning rates of this step
+    cdef double *totals             # [leaves][FO_MAX_SUMS]: of first passes over leaves
+    cdef First sums
     cdef double scale               # gradient factor of this step
     cdef const fo_variant *variant
 
@@ -25,7 +33,10 @@ cdef class Groups(State):
     cdef int ask_rates(self, list terms) except -1
     cdef int set_coefficients(self, list terms) except -1
     cdef int set_mixed(self, int group, Terms own) except -1
-    cdef int set_each(self, int group, Terms own) except -1
+    cdef int set_each(self, int group, Terms own, bint summed) except -1
+    cdef int set_unsummed(self, list terms) except -1
+    cdef First first_passes(self, const Binding *bindings) noexcept
+    cdef void add_up(self, const Binding *bindings, bint for_class) noexcept
     cdef fo_coef *new_coef(self) except NULL
 
 cdef class Change:
@@ -33,5 +44,6 @@ cdef class Change:
     cdef list terms                 # of all groups
     cdef Stock stock
     cdef Binding *bindings          # [groups]
+    cdef First sums
 
     cdef void withdraw(self, Groups plan) noexcept

@@ -1,7 +1,8 @@
 """Which rule and which coefficients has each leaf in this step?
 
 Groups that changed are checked, bound to the kernels of their rule, and given the state it needs; then each group comes
-to coefficients: one set for all its leaves, one for each number of updates among them, or one for each leaf.
+to coefficients: one set for all its leaves, one for each number of updates among them, or one for each leaf. What a
+first pass over a leaf adds up comes to scalars of its own, in kernels' turn or here, where the class asks for it.
 """
 
 cimport cython
@@ -11,7 +12,8 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from .coefficients cimport place_of
-from .kernels cimport FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
+from .chunks cimport WHOLE, Leaf, chunks_of
+from .kernels cimport FO_MAX_SUMS, FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
 from .leaves cimport Watch
 
 import numpy as np
@@ -49,12 +51,14 @@ cdef class Groups(State):
         self.terms = [None] * self.n_groups
         self.bindings = <Binding *>PyMem_Calloc(self.n_groups, sizeof(Binding))
         self.rates = <double *>PyMem_Calloc(self.n_groups, sizeof(double))
-        if not (self.bindings and self.rates):
+        self.totals = <double *>PyMem_Calloc(self.n_leaves, FO_MAX_SUMS * sizeof(double))
+        if not (self.bindings and self.rates and self.totals):
             raise MemoryError
 
     def __dealloc__(self):
         PyMem_Free(self.bindings)
         PyMem_Free(self.rates)
+        PyMem_Free(self.totals)
         PyMem_Free(self.coefs)
 
     cdef int resolve(self, Binding *b, str name, int kind) except -1:
@@ -68,6 +72,8 @@ cdef class Groups(State):
             if rule.name == NULL:
                 raise KeyError(f"there is no rule {name!r}")
             b.kernel[real], b.kernel[FO_REALS + real] = rule.step[kind], rule.step[FO_NO_DECAY]
+            b.sums[real], b.sums[FO_REALS + real] = rule.sum[kind], rule.sum[FO_NO_DECAY]
+            b.n_sums, b.finish = len(names_of(rule.sums)), rule.finish
             state = names_of(rule.state)
             b.n_state = len(state)
             for i, letter in enumerate(state):
@@ -111,6 +117,7 @@ cdef class Groups(State):
             self.resolve(&change.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind])
             if self.terms[group] is not None:
                 (<Terms>terms).inherit(self.terms[group])
+        change.sums = self.first_passes(change.bindings)
         change.stock = self.stock(wanted)
         if change.stock is not None:
             for leaf, _ in change.stock.places:
@@ -128,7 +135,36 @@ cdef class Groups(State):
         self.bindings, change.bindings = change.bindings, self.bindings
         for i in range(self.n_leaves):
             self.leaves[i].arrays = 2 + self.bindings[self.leaves[i].group].n_state
+        self.sums = change.sums
         self.renumber()
+
+    cdef First first_passes(self, const Binding *bindings) noexcept:
+        """Whether rules have first passes."""
+        cdef int group
+        cdef First found = NO_SUMS
+        for group in range(self.n_groups):
+            if bindings[group].n_sums:
+                found = max(found, FOR_RULE if bindings[group].finish != NULL else FOR_CLASS)
+        return found
+
+    cdef void add_up(self, const Binding *bindings, bint for_class) noexcept:
+        """Add up what a sweep of first passes found, in the order of chunks."""
+        cdef Py_ssize_t i, chunk
+        cdef int k
+        cdef const Leaf *f
+        cdef const Binding *b
+        cdef double sum
+        for i in range(self.n_leaves):
+            f = &self.leaves[i]
+            b = &bindings[f.group]
+            if not f.active or b.n_sums == 0 or (b.finish == NULL) != for_class or (
+                    b.finish != NULL and chunks_of(f) <= WHOLE):
+                continue
+            for k in range(b.n_sums):
+                sum = 0
+                for chunk in range(f.first, f.first + chunks_of(f)):
+                    sum += self.sweeper.partial[chunk * FO_MAX_SUMS + k]
+                self.totals[i * FO_MAX_SUMS + k] = sum
 
     def settle(self, object owner):
         """Take over what changed in the live groups."""
@@ -161,7 +197,7 @@ cdef class Groups(State):
         for group in range(self.n_groups):
             own = terms[group]
             if own.wants_numbers:
-                self.set_each(group, own)
+                self.set_each(group, own, True)
                 continue
             if own.wants_lr:
                 own.at_rate(self.rates[group])
@@ -210,7 +246,18 @@ cdef class Groups(State):
             self.leaves[i].coef = self.n_coefs - 1
         return 0
 
-    cdef int set_each(self, int group, Terms own) except -1:
+    cdef int set_unsummed(self, list terms) except -1:
+        """Give leaves of classes that ask for sums the coefficients of their first pass."""
+        cdef int group
+        cdef Terms own
+        self.n_coefs = 0
+        for group in range(self.n_groups):
+            own = terms[group]
+            if own.wants_sums:
+                self.set_each(group, own, False)
+        return 0
+
+    cdef int set_each(self, int group, Terms own, bint summed) except -1:
         """The same for a class with numbers of its own, which is asked about each leaf in each step."""
         cdef Py_ssize_t i, k
         cdef list active = []
@@ -225,7 +272,14 @@ cdef class Groups(State):
             t[k], fresh[k] = self.watches[i].count + 1, self.watches[i].fresh != 0
         numbers = dict(zip(self.number_names, self.numbers[:, active]))
         numbers.update(zip(self.group_number_names, self.group_numbers[:, group].tolist()))
-        new = own.ask_each(t, fresh, self.rates[group], numbers)
+        sums = None
+        if own.wants_sums and summed:
+            totals = np.empty((len(own.sums), len(active)))
+            for k, i in enumerate(active):
+                for row in range(len(own.sums)):
+                    totals[row, k] = self.totals[i * FO_MAX_SUMS + <Py_ssize_t>row]
+            sums = dict(zip(own.sums, totals))
+        new = own.ask_each(t, fresh, self.rates[group], numbers, sums)
         if new.keys() != numbers.keys():
             raise KeyError(f"scalars() gave the numbers {sorted(new)}: wanted {sorted(numbers)}")
         for k, name in enumerate(self.number_names):

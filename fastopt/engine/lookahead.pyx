@@ -73,7 +73,7 @@ cdef class LookAhead:
                 for i, value in enumerate(self.scalars(plan.terms[group].now)):
                     c.c[i] = value
             plan.check_parameters()
-            plan.sweeper.reserve(&plan.all, False)
+            plan.sweeper.reserve(&plan.all, 0)
             self.go(self.bindings, LOOKING, True)
         finally:
             plan.lock.release()

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport int64_t
 
-from .chunks cimport Operation
-from .groups cimport Change, Groups
+from .chunks cimport Binding, Operation, Sweep
+from .groups cimport Change, First, Groups
 from .lock cimport Lock
 
 cdef class Plan(Groups):
@@ -24,6 +24,9 @@ cdef class Plan(Groups):
     cdef bint counted(self) noexcept
     cdef bint update_by_reference(self, object owner, Change change) except -1
     cdef int zero_bad_gradients(self) except -1
+    cdef int fold_in(self, list terms, const Binding *bindings, First sums) except -1
+    cdef void sum_up(self, const Binding *bindings, bint for_class) noexcept
+    cdef void prepare_sweep(self, Sweep *w, Operation what) noexcept
     cdef void sweep(self, Operation what, double scale=*) noexcept
     cdef int notice_fork(self) except -1
     cdef void tear(self) noexcept

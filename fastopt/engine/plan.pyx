@@ -15,10 +15,11 @@ from libc.string cimport memcpy
 cimport numpy as cnp
 
 from .chunks cimport (
-    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Leaf, Sweep, chunks_of,
-    in_order)
+    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Binding, Leaf, Sweep,
+    chunks_of, in_order)
 from .coefficients cimport Terms
-from .kernels cimport FO_REALS, fo_coef
+from .groups cimport FOR_CLASS, NO_SUMS
+from .kernels cimport FO_MAX_SUMS, FO_REALS, fo_coef
 from .lock cimport enter_gate, generation, leave_gate
 from .sweep cimport BREAK_EVEN
 
@@ -172,19 +173,36 @@ cdef class Plan(Groups):
             self.stale = True
             change = self.prepared(owner, changes)
             try:
-                self.set_coefficients(change.terms)
+                self.fold_in(change.terms, change.bindings, change.sums)
             except BaseException:
                 change.withdraw(self)
                 raise
         else:
-            self.set_coefficients(terms)
+            self.fold_in(terms, self.bindings, self.sums)
             while self.terms is not terms:  # what ran in the midst has read the optimizer, which settled its groups
                 terms = self.terms
                 self.ask_rates(terms)
-                self.set_coefficients(terms)
-        if self.all.elements > CHUNK_ELEMENTS:
-            self.sweeper.reserve(&self.all, False)
+                self.fold_in(terms, self.bindings, self.sums)
         return change
+
+    cdef int fold_in(self, list terms, const Binding *bindings, First sums) except -1:
+        """Make coefficients by these terms, after the first passes that their classes ask for."""
+        if self.all.elements > CHUNK_ELEMENTS or sums == FOR_CLASS:
+            self.sweeper.reserve(&self.all, FO_MAX_SUMS if sums else 0)
+        if sums == FOR_CLASS:
+            self.set_unsummed(terms)
+            self.look_again()  # the class is Python
+            self.sum_up(bindings, True)
+        self.set_coefficients(terms)
+        return 0
+
+    cdef void sum_up(self, const Binding *bindings, bint for_class) noexcept:
+        """Make first passes over leaves whose class asks for what they add up, or over the large ones of others."""
+        cdef Sweep w
+        self.prepare_sweep(&w, SUM_UP)
+        w.bindings, w.sums, w.for_class = bindings, True, for_class
+        self.sweeper.sweep(&w)
+        self.add_up(bindings, for_class)
 
     cdef bint update(self, Change change) noexcept:
         """Acts 4 and 5: update all active leaves, and count it; True if gradients are left for `let_go`."""
@@ -195,6 +213,8 @@ cdef class Plan(Groups):
         enter_gate()
         if change is not None:
             self.adopt(change)
+        if self.sums:
+            self.sum_up(self.bindings, False)
         self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
         left = self.counted()
         leave_gate()
@@ -230,13 +250,18 @@ cdef class Plan(Groups):
     cdef void sweep(self, Operation what, double scale=1.0) noexcept:
         """Carry one operation over all chunks of the active leaves."""
         cdef Sweep w
+        self.prepare_sweep(&w, what)
+        w.scale = scale
+        self.sweeper.sweep(&w)
+
+    cdef void prepare_sweep(self, Sweep *w, Operation what) noexcept:
         w.what = what
         w.all = &self.all
         w.bindings = self.bindings
         w.coefs = self.coefs
-        w.scale, w.clip_value = scale, self.clip_value
+        w.clip_value = self.clip_value
+        w.sums, w.totals = self.sums != NO_SUMS and what <= UPDATE_AND_ZERO, self.totals
         w.variant = self.variant
-        self.sweeper.sweep(&w)
 
     # -- why a step may be refused --
 
@@ -297,7 +322,7 @@ cdef class Plan(Groups):
         cdef double sum = 0
         self.check_within()
         self.look_again()  # Python may have run since gradients were taken in
-        self.sweeper.reserve(&self.all, True)
+        self.sweeper.reserve(&self.all, 1)
         self.sweep(SUM_SQUARES, scale)
         for i in range(self.all.chunks):
             sum += self.sweeper.partial[i]
@@ -310,7 +335,7 @@ cdef class Plan(Groups):
         cdef Leaf *f
         self.check_within()
         self.look_again()  # Python may have run since gradients were taken in
-        self.sweeper.reserve(&self.all, True)
+        self.sweeper.reserve(&self.all, 1)
         self.sweep(FIND_NONFINITE)
         for i in range(self.n_leaves):
             f = &self.leaves[i]

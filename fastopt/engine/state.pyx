@@ -123,14 +123,14 @@ cdef class State(Leaves):
             for name, array in arrays.items():
                 memory.append((array, i, self.slots.index(name)))
         stock.extents = sorted_extents(memory, &stock.n_extents)
-        self.sweeper.reserve(&stock.new, False)
+        self.sweeper.reserve(&stock.new, 0)
         return stock
 
     cdef void install(self, Stock stock) noexcept:
         """Give leaves the state that was taken for them, filled with zeros where it will be updated."""
         cdef Py_ssize_t i, leaf
         cdef Sweep w
-        w.what, w.all = ZERO_STATE, &stock.new
+        w.what, w.all, w.sums = ZERO_STATE, &stock.new, False
         self.sweeper.sweep(&w)
         for i in range(stock.new.n_leaves):
             leaf = stock.places[i][0]

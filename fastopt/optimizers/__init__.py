@@ -46,6 +46,9 @@ if _now("asgd", "ASGD"): from .asgd import *
 if _now("ftrl", "Ftrl"): from .ftrl import *
 if _now("madgrad", "MADGRAD"): from .madgrad import *
 if _now("schedule_free", "ScheduleFreeSGD ScheduleFreeAdamW"): from .schedule_free import *
+if _now("layerwise", "LAMB LARS"): from .layerwise import *
+if _now("stable_adamw", "StableAdamW"): from .stable_adamw import *
+if _now("novograd", "NovoGrad"): from .novograd import *
 # fmt: on
 
 if not TYPE_CHECKING:
