@@ -112,8 +112,11 @@ class Data:
 
     All contenders that can are handed the very same arrays, so that none has better memory than another. They start at
     cache lines, which is best for all. (NumPy's own large arrays start 16 bytes after one; not all make up for that.)
-    `state` maps torch's names to one array a tensor: zeros, until fastopt's own take their place.
+    `state` maps torch's names to one array a tensor: zeros, until fastopt's own take their place. `first` has the
+    numbers of the arrays, in the order p, g, state, that a first pass reads.
     """
+
+    first: Sequence[int] = ()
 
     def __init__(self, shapes: Shapes, dtype: str, state: Sequence[str] = (), seed: int = 0) -> None:
         self.dtype = np.dtype(dtype)
@@ -134,8 +137,8 @@ class Data:
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes one step must move: p, g and state in, p and state out."""
-        return (3 + 2 * len(self.state)) * self.elements * self.dtype.itemsize
+        """Bytes one step must move: p, g and state in, p and state out, and before that what a first pass reads."""
+        return (3 + 2 * len(self.state) + len(self.first)) * self.elements * self.dtype.itemsize
 
     def tree(self, arrays: list[np.ndarray]) -> Any:
         """The arrays as a user would hand them over: a lone one alone."""

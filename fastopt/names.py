@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import hyper
+from . import hyper, optimizers
 from .optimizer import Optimizer
-from .optimizers import OPTIMIZERS
 
 __all__ = ["available", "create", "find"]
 
-_BY_NAME = {name.lower(): cls for name, cls in OPTIMIZERS.items()}
+_BY_NAME = {name.lower(): name for name in optimizers.__all__ if name != "OPTIMIZERS"}
 
 
 def available() -> list[str]:
@@ -88,4 +87,4 @@ def find(name: Any) -> type[Optimizer]:
     if name.lower() not in _BY_NAME:
         like = hyper.nearest(name.lower(), _BY_NAME)
         raise ValueError(f"there is no optimizer {name!r}: {like or 'there are ' + ', '.join(_BY_NAME)}")
-    return _BY_NAME[name.lower()]
+    return getattr(optimizers, _BY_NAME[name.lower()])  # type: ignore[no-any-return]

@@ -36,7 +36,7 @@ WRONG = [
     ("schedulefree", ValueError, "there is no optimizer 'schedulefree': did you mean 'schedulefreesgd'?"),
     ("zzz", ValueError, "there is no optimizer 'zzz': there are sgd, nag, …"),
     ("", ValueError, "there is no optimizer '': there are sgd, nag, …"),
-    ("lr", ValueError, "there is no optimizer 'lr': there are sgd, nag, …"),
+    ("OPTIMIZERS", ValueError, "there is no optimizer 'OPTIMIZERS': there are sgd, nag, …"),
     (None, TypeError, "the optimizer's name is None, a NoneType: wanted a string"),
     (
         fastopt.Adam,

@@ -9,6 +9,8 @@ import inspect
 import itertools
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_origin
 
@@ -17,6 +19,7 @@ import pytest
 import test_rooms
 
 import fastopt
+from fastopt import optimizers
 from fastopt.optimizers import OPTIMIZERS
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +102,7 @@ def test_the_examples_in_pages_run(page, tmp_path, monkeypatch):
 def test_the_rule_shown_in_how_it_works_is_that_of_the_source():
     source = ROOT / "src_c/rules.c"
     if source.exists():
-        assert [block in source.read_text() for block in blocks(HOW_IT_WORKS, "c")] == [True]
+        assert [block in source.read_text() for block in blocks(HOW_IT_WORKS, "c")] == [True, True]
 
 
 def test_the_table_of_rooms_is_that_of_the_engine():
@@ -199,6 +202,42 @@ def test_every_public_name_has_a_docstring_that_tells_its_parameters(name):
         assert "Parameters" in told, f"{name} does not tell its parameters"
         for parameter in parameters:
             assert re.search(rf"^(.*, )?\*{{0,2}}{parameter}(,.*)?( : .*)?$", doc, re.MULTILINE), f"{name}: {parameter}"
+
+
+def test_every_module_of_optimizers_has_its_line_with_its_classes():
+    lines: dict[str, list[str]] = {}
+    for name, module in optimizers._MODULES.items():
+        lines.setdefault(module, []).append(name)
+    names = [m.name for m in pkgutil.iter_modules(optimizers.__path__)]
+    public = {name: importlib.import_module(f"fastopt.optimizers.{name}").__all__ for name in names}
+    assert lines == {name: classes for name, classes in public.items() if classes}  # one may serve others only
+    # What type checkers read, which Python does not run.
+    source = Path(optimizers.__file__).read_text()
+    pairs = re.findall(r'^if _now\("(\w+)", "[\w ]+"\): from \.(\w+) import \*$', source, re.MULTILINE)
+    assert pairs == [(module, module) for module in lines]
+
+
+def test_an_optimizer_is_imported_when_it_is_asked_for_and_no_other():
+    program = """
+import pickle, sys
+import fastopt, numpy as np
+def here():
+    return sorted(name.rsplit(".")[-1] for name in sys.modules if name.startswith("fastopt.optimizers."))
+assert here() == [], here()
+assert "schedules" not in vars(fastopt)
+text = pickle.dumps(fastopt.Lion(np.zeros(3)))
+from fastopt import AdamW
+assert {"adam", "sign"} <= set(here()) and not {"yogi", "rprop", "sgd"} & set(here()), here()
+assert not hasattr(fastopt, "Adamm") and not hasattr(fastopt.optimizers, "Adamm")
+assert {"Yogi", "OPTIMIZERS"} <= set(dir(fastopt)) & set(dir(fastopt.optimizers))
+assert {"adam", "sign"} <= set(here()) and not {"yogi", "rprop", "sgd"} & set(here()), here()
+assert fastopt.OPTIMIZERS["Lion"] is fastopt.Lion is vars(fastopt)["Lion"] and "Yogi" in fastopt.OPTIMIZERS
+print(text.hex())
+"""
+    text = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    program = f"import pickle, sys; o = pickle.loads(bytes.fromhex('{text.strip()}')); print(o)"
+    again = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    assert again.startswith("Lion(")
 
 
 def test_all_that_is_public_is_listed_and_sorted_out():

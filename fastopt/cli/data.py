@@ -36,6 +36,16 @@ LR = {  # by default, by optimizer: for the line, for the digits, and for tables
     "ScheduleFreeSGD": {"line": 0.2, "digits": 1.0, "tables": 0.3},
     "others": {"line": 0.05, "digits": 0.003, "tables": 0.01},
 }
+ALL_ROWS = {"Rprop": 100}  # who needs all rows in each update, and how many epochs that takes
+FAMILIES = {  # what is shown together; whoever is in none is one of the "others"
+    "momentum": ("SGD", "NAG", "QHM", "ASGD", "ScheduleFreeSGD"),
+    "signs": ("SignSGD", "Signum", "Lion", "Rprop"),
+    "squares": ("Adagrad", "Adadelta", "RMSprop", "Ftrl", "MADGRAD", "Adafactor"),
+    "Adam": ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "QHAdam"),
+    "Adam, changed": ("AdaBelief", "AdaBound", "ADOPT", "Grams", "LaProp", "Yogi"),
+    "Adam, and more": ("AdEMAMix", "Adan", "ScheduleFreeAdamW", "StableAdamW", "Prodigy"),
+    "norms": ("LARS", "LAMB", "NovoGrad", "Muon"),
+}
 ROUNDINGS = 8  # a column whose training rows differ by no more than so many roundings is constant
 
 

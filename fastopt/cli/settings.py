@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fastopt import schedules
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules.saved import KINDS
 
+from .data import ALL_ROWS
 from .errors import InputError
 
 MODELS = ("linear", "logistic", "mlp")
@@ -69,6 +70,14 @@ def layered(*layers: Mapping[str, Any]) -> Settings:
     return Settings(**known, hyper=values)
 
 
+def own(settings: Settings, name: str, given: Iterable[str], rows: int) -> Settings:
+    """The settings of one optimizer: what it needs, where nothing else was given."""
+    if name not in ALL_ROWS:
+        return settings
+    needs: dict[str, Any] = {"batch_size": rows, "epochs": ALL_ROWS[name] + settings.warmup}
+    return replace(settings, **{key: value for key, value in needs.items() if key not in given})
+
+
 def flat(settings: Settings) -> dict[str, Any]:
     """The inverse of `layered`, ready for JSON."""
     return {key: getattr(settings, key) for key in FIELDS} | dict(settings.hyper)
@@ -98,10 +107,10 @@ def hyper_parameters(name: str) -> dict[str, Any]:
 
 
 def optimizer_names(given: Iterable[str]) -> list[str]:
-    """Names as in OPTIMIZERS, whatever their case; `all` is every one."""
+    """Names as in OPTIMIZERS, whatever their case, with commas between them or one by one; `all` is every one."""
     names: list[str] = []
     known = {name.lower(): name for name in OPTIMIZERS}
-    for text in given:
+    for text in (part.strip() for several in given for part in several.split(",")):
         if text.lower() == "all":
             names += OPTIMIZERS
         elif text.lower() in known:
@@ -146,6 +155,7 @@ ELSEWHERE = {
     "join": "it is made of schedules, which needs a program",
     "product": "it is made of schedules, which needs a program",
     "reduceonplateau": "it is told a metric, which needs a program",
+    "onecyclemomentum": "it is for a momentum, which needs a program",
 }
 
 

@@ -53,6 +53,8 @@ class Result:
     optimizer: str
     lr: float
     hyper: dict[str, Any]
+    batch_size: int
+    epochs: int
     updates: int
     fastopt: Score
     numpy: Score | None
@@ -180,6 +182,8 @@ class Run:
                 optimizer=self.name,
                 lr=self.lr,
                 hyper=self.hyper,
+                batch_size=self.settings.batch_size,
+                epochs=self.settings.epochs,
                 updates=stop,
                 fastopt=fused.score(split, in_plane=self.in_plane),
                 numpy=twins[0].score(split, in_plane=self.in_plane) if twins else None,
