@@ -26,14 +26,17 @@ from .threads import (
 )
 
 if typing.TYPE_CHECKING:
-    from . import checkpoint, schedules
+    from . import checkpoint, convert, schedules
     from .optimizers import *  # noqa: F403
+    from .split import Split
 
 __all__ = [
     "Optimizer",
+    "Split",
     "__version__",
     "available",
     "checkpoint",
+    "convert",
     "create",
     "get_flush_denormals",
     "get_num_threads",
@@ -54,11 +57,15 @@ if not typing.TYPE_CHECKING:
     __all__ += optimizers.__all__
 
     def __getattr__(name: str) -> object:
-        """Import the optimizers and these two when they are first asked for: they take longer than all the rest."""
+        """Import the optimizers and these when they are first asked for: they take longer than all the rest."""
         if name in optimizers.__all__:
             return globals().setdefault(name, getattr(optimizers, name))
-        if name in ("checkpoint", "schedules"):
+        if name in ("checkpoint", "convert", "schedules"):
             from importlib import import_module
 
             return import_module(f"{__name__}.{name}")
+        if name == "Split":
+            from .split import Split
+
+            return globals().setdefault(name, Split)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -22,10 +22,10 @@ __all__ = ["from_keras", "from_torch", "to_torch"]
 
 # ---- torch ----
 
-_TORCH = {  # whose names, of hyper-parameters and of state, are ours
-    name: getattr(ours, name)
-    for name in ("SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD")
-}
+_TORCH = (  # whose names, of hyper-parameters and of state, are ours
+    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD", "Muon",
+)  # fmt: skip
+_NO_COUNT = ("SGD", "Muon")  # torch keeps none of their updates
 _OTHER_NAME = {"decoupled": "decoupled_weight_decay"}  # ours: torch's
 _NO_ARITHMETIC = {  # keys of a group that steps do not look at: how to compute, and what schedulers keep there
     "params", "param_names", "foreach", "fused", "initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum",
@@ -38,9 +38,9 @@ def _torch_class(optimizer: Any) -> type[Optimizer]:
     """Return our class for an optimizer of torch, or raise."""
     import torch
 
-    for name, cls in _TORCH.items():
-        if type(optimizer) is getattr(torch.optim, name):
-            return cls  # type: ignore[no-any-return]
+    for name in _TORCH:
+        if type(optimizer) is getattr(torch.optim, name, None):  # some came late
+            return getattr(ours, name)  # type: ignore[no-any-return]
     kind = f"{type(optimizer).__module__}.{type(optimizer).__qualname__}"
     raise TypeError(f"the optimizer is a {kind}: wanted one of torch.optim's {', '.join(_TORCH)}")
 
@@ -84,7 +84,7 @@ def _values_of_torch(
 def _state_of_torch(cls: type[Optimizer], name: str, entry: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
     """Return how many updates a parameter has had, and its arrays and numbers."""
     found = {key: value for key, value in entry.items() if key != "step" and value is not None}
-    count = int(_number(entry.get("step", bool(found))))  # SGD keeps no count
+    count = int(_number(entry.get("step", bool(found))))
     if count == 0:
         return 0, {}  # what there is, is what state starts at
     for key in found:
@@ -99,8 +99,8 @@ def from_torch(optimizer: Any) -> Optimizer:
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        An `SGD`, `Adam`, `AdamW`, `NAdam`, `RAdam`, `Adamax`, `Adagrad`, `Adadelta`, `RMSprop`, `Rprop` or `ASGD` whose
-        parameters are float32 or float64, on the CPU.
+        An `SGD`, `Adam`, `AdamW`, `NAdam`, `RAdam`, `Adamax`, `Adagrad`, `Adadelta`, `RMSprop`, `Rprop`, `ASGD` or
+        `Muon` whose parameters are float32 or float64, on the CPU.
 
     Returns
     -------
@@ -191,7 +191,7 @@ def to_torch(opt: Optimizer, optimizer: Any) -> None:
         elif not count or (cls is ours.SGD and name in fresh):
             continue
         entry = {key: torch.from_numpy(array) for key, array in own.items()}
-        if cls is not ours.SGD:
+        if cls.__name__ not in _NO_COUNT:
             entry["step"] = number(float(count))
         if cls.numbers:
             entry |= {key: number(value) for key, value in snapshot["numbers"][name].items()}
@@ -219,7 +219,7 @@ def _values_for_torch(
 
 _CLIPPING = {"clipnorm": "clip_tensor_norm", "global_clipnorm": "clip_norm", "clipvalue": "clip_value"}
 _OFF = {*_CLIPPING, "weight_decay", "use_ema", "loss_scale_factor", "gradient_accumulation_steps"}
-_UNUSED = ("name", "ema_momentum", "ema_overwrite_frequency")  # without use_ema
+_UNUSED = ("name", "ema_momentum", "ema_overwrite_frequency")  # or told by use_ema
 _ADAM = {"beta_1": "beta_1", "beta_2": "beta_2", "epsilon": "eps"}  # the first two become `betas`
 
 
@@ -324,8 +324,10 @@ def from_keras(config: Mapping[str, Any]) -> partial[Optimizer]:
             values["weight_decay"] = value
             if "decoupled" in arguments:
                 values["decoupled"] = True
-        elif key in _CLIPPING and value is not None and _CLIPPING[key] in arguments:
+        elif key in _CLIPPING and value is not None:
             values[_CLIPPING[key]] = value
+        elif key == "use_ema" and value and not config.get("ema_overwrite_frequency") and not cls._has_average():
+            values["ema_decay"] = config["ema_momentum"]
         elif key not in _UNUSED and not (key in _OFF and not value):
             raise ValueError(f"{key} is {value!r}: fastopt.{cls.__name__} has no counterpart of it")
     if "beta_1" in config:

@@ -9,7 +9,7 @@ from .optimizer import Optimizer
 
 __all__ = ["available", "create", "find"]
 
-_BY_NAME = {name.lower(): name for name in optimizers.__all__ if name != "OPTIMIZERS"}
+_BY_NAME = {name.lower(): name for name in optimizers._MODULES}
 
 
 def available() -> list[str]:

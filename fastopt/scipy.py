@@ -177,7 +177,7 @@ def _minimize(
             break
         nit += 1
 
-    average = cls.average.__func__ is not Optimizer.average.__func__  # type: ignore[attr-defined]
+    average = cls._has_average() or opt.ema_decay is not None
     if average or cls.looks_ahead:  # then the last look was at another point than the result
         with opt.averaged() if average else nullcontext():
             f, g = look()

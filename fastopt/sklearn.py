@@ -90,7 +90,7 @@ class _Updates:
 
     @property
     def _averages(self) -> bool:
-        return type(self._ours).average.__func__ is not Optimizer.average.__func__  # type: ignore[attr-defined]
+        return self._ours._has_average() or self._ours.ema_decay is not None
 
     def end(self) -> None:
         """Leave the averages in the weights until the next `begin`, if they are not there."""

@@ -14,7 +14,6 @@ from thinc.config import registry
 from thinc.optimizers import Optimizer as Thinc
 
 from .names import find
-from .optimizer import Optimizer as Ours
 from .optimizers import OPTIMIZERS
 
 __all__ = ["Optimizer"]
@@ -68,11 +67,13 @@ class Optimizer(Thinc):  # type: ignore[misc]
             use_averages=use_averages,
         )
         cls = find(name)
-        if cls.looks_ahead or cls.average.__func__ is not Ours.average.__func__:  # type: ignore[attr-defined]
+        if cls.looks_ahead or cls._has_average():
             raise ValueError(f"{cls.__name__} needs a look ahead or keeps averages of its own, which thinc cannot show")
-        for taken in ("lr", "clip_norm", "zero_grads"):
+        for taken in ("lr", "clip_norm", "clip_tensor_norm", "clip_value", "ema_decay", "zero_grads"):
             if taken in options:
-                raise ValueError(f"{cls.__name__} has {taken}={options[taken]!r}: thinc's own arguments say it")
+                raise ValueError(
+                    f"{cls.__name__} has {taken}={options[taken]!r}: thinc has arguments of its own for that"
+                )
         cls(np.zeros(1), lr=1.0, **options)  # to refuse what is wrong now
         self._cls, self._options = cls, options
         self._steppers: dict[Any, Any] = {}  # an optimizer for each key, and what it was last told

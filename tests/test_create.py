@@ -19,7 +19,8 @@ def test_every_class_is_made_by_its_name(cls):
 
 
 def test_nothing_else_is_available():
-    assert fastopt.available() == [name.lower() for name in OPTIMIZERS]
+    assert set(fastopt.available()) == {name.lower() for name in [*OPTIMIZERS, "Muon"]}  # which is for matrices
+    assert type(fastopt.create("muon", np.zeros((2, 3)))) is fastopt.Muon
 
 
 def test_arguments_are_those_of_the_class():

@@ -66,6 +66,14 @@ def test_every_class_is_a_method_that_takes_the_steps_of_the_class(cls):
     assert pickle.loads(pickle.dumps(method)) is method
 
 
+def test_with_ema_decay_the_result_is_the_average():
+    visited, _ = by_hand(fastopt.Adam, 3, lr=0.1)
+    options = {"lr": 0.1, "maxiter": 3, "ema_decay": 0.5}
+    result = minimize(bowl, START, jac=True, method=adam, options=options)
+    assert result.x == pytest.approx(0.5 * (0.5 * visited[1] + 0.5 * visited[2]) + 0.5 * visited[3], rel=1e-14)
+    assert result.fun == value(result.x)
+
+
 def test_the_start_is_not_written():
     start = START.copy()
     minimize(bowl, start, jac=True, method=adam)

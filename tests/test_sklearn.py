@@ -240,6 +240,19 @@ def test_an_average_is_what_predicts_and_training_goes_on_from_the_weights():
         twin.partial_fit(x, y)
 
 
+def test_an_average_by_ema_decay_is_what_predicts():
+    x, y = data()
+    _, net = pair("MLPClassifier", solver="adam", solver_options={"ema_decay": 0.9})
+    _, plain = pair("MLPClassifier", solver="adam")
+    net.fit(x, y)
+    assert_same_bits(net, type("Means", (), {"coefs_": [s["ema"] for s in net._optimizer._ours.state.values()],
+                                             "intercepts_": []}))  # fmt: skip
+    plain.fit(x, y)
+    net.partial_fit(x, y)
+    net._optimizer.begin(weights(net))
+    assert_same_bits(net, plain.partial_fit(x, y))  # training has gone on from the weights
+
+
 def test_a_partial_fit_that_is_refused_leaves_the_average():
     x, y = data()
     _, net = pair("MLPClassifier", solver="schedulefreesgd", learning_rate_init=0.5)
@@ -279,6 +292,7 @@ WRONG = [
     ({"solver": dict}, "solver: the optimizer's name is <class 'dict'>"),
     ({"solver": fastopt.Optimizer}, "solver: the optimizer's name is <class 'fastopt.optimizer.Optimizer'>"),
     ({"solver": "nag"}, "solver NAG wants gradients at another point than the weights"),
+    ({"solver": "muon"}, "params has shape (1,), and Muon is for matrices"),
     ({"solver": "lion", "solver_options": {"lr": 1.0}}, "solver_options has 'lr': use learning_rate_init"),
     ({"solver_options": {"betas": (0.5, 0.5)}}, "solver_options has 'betas': use beta_1 and beta_2"),
     ({"solver_options": {"eps": 1e-3}}, "solver_options has 'eps': use epsilon"),

@@ -132,8 +132,11 @@ WRONG = [
     ({"name": "adamm", "learn_rate": 0.1}, "there is no optimizer 'adamm': did you mean 'adam'?"),
     ({"name": "nag", "learn_rate": 0.1}, "NAG needs a look ahead or keeps averages of its own, …"),
     ({"name": "asgd", "learn_rate": 0.1}, "ASGD needs a look ahead or keeps averages of its own, …"),
-    ({"name": "lion", "learn_rate": 0.1, "lr": 0.1}, "Lion has lr=0.1: thinc's own arguments say it"),
-    ({"name": "lion", "learn_rate": 0.1, "clip_norm": 1.0}, "Lion has clip_norm=1.0: thinc's own arguments say it"),
+    ({"name": "lion", "learn_rate": 0.1, "lr": 0.1}, "Lion has lr=0.1: thinc has arguments of its own for that"),
+    (
+        {"name": "lion", "learn_rate": 0.1, "clip_norm": 1.0},
+        "Lion has clip_norm=1.0: thinc has arguments of its own for that",
+    ),
     ({"name": "lion", "learn_rate": 0.1, "momentum": 0.5}, "Lion has no option 'momentum': …"),
 ]
 
