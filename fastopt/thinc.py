@@ -67,8 +67,11 @@ class Optimizer(Thinc):  # type: ignore[misc]
             use_averages=use_averages,
         )
         cls = find(name)
-        if cls.looks_ahead or cls._has_average():
-            raise ValueError(f"{cls.__name__} needs a look ahead or keeps averages of its own, which thinc cannot show")
+        if cls.looks_ahead or cls._has_average() or cls.same_in_groups:
+            raise ValueError(
+                f"{cls.__name__} looks ahead, keeps averages of its own, or looks at all parameters at once: thinc "
+                "shows one at a time, and knows no other weights"
+            )
         for taken in ("lr", "clip_norm", "clip_tensor_norm", "clip_value", "ema_decay", "zero_grads"):
             if taken in options:
                 raise ValueError(
