@@ -36,8 +36,8 @@ LR = {  # by default, by optimizer: for the line, for the digits, and for tables
     "ScheduleFreeSGD": {"line": 0.2, "digits": 1.0, "tables": 0.3},
     "LARS": {"line": 30.0, "digits": 2.0, "tables": 0.01},
     "LAMB": {"line": 0.2, "digits": 0.003, "tables": 0.05},
-    "Prodigy": {"line": 1.0, "digits": 1.0, "tables": 1.0},
-    "NovoGrad": {"line": 0.1, "digits": 0.01, "tables": 0.01},
+    "Prodigy": {"line": 1.0, "digits": 1.0, "tables": 2.0},
+    "NovoGrad": {"line": 0.1, "digits": 0.01, "tables": 0.005},
     "others": {"line": 0.05, "digits": 0.003, "tables": 0.01},
 }
 ALL_ROWS = {"Rprop": 100}  # who needs all rows in each update, and how many epochs that takes
