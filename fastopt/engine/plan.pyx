@@ -286,6 +286,7 @@ cdef class Plan(Groups):
         w.clip_value, w.average = self.clip_value, self.average
         w.factors = self.factors if self.own_factors else NULL
         w.sums, w.totals = self.sums != NO_SUMS and what <= UPDATE_AND_ZERO, self.totals
+        w.plain = what == UPDATE and not (w.sums or self.own_factors or self.averages)
         w.variant = self.variant
 
     # -- why a step may be refused --

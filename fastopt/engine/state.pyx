@@ -133,7 +133,7 @@ cdef class State(Leaves):
         """Let leaves have the state that was taken for them: zeros, and averages that are copies of their parameters."""
         cdef Py_ssize_t i, leaf
         cdef Sweep w
-        w.what, w.all, w.sums = START_STATE, &stock.new, False
+        w.what, w.all, w.plain, w.sums = START_STATE, &stock.new, False, False
         self.sweeper.sweep(&w)
         for i in range(stock.new.n_leaves):
             leaf = stock.places[i][0]
