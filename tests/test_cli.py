@@ -99,6 +99,20 @@ def test_who_needs_all_rows_has_them_unless_told_otherwise(name, capsys):
     assert amounts("--resume", "run", "--epochs", 2) == {name: (80, 2, 20)}
 
 
+def test_who_needs_other_options_has_them_unless_told_otherwise():
+    def trust(*args):
+        assert run("train", *args, "--stop-after", 2, "--no-compare", "--json", "out.json") == 0
+        return [result["hyper"].get("trust") for result in results("out.json")]
+
+    names = ("--optimizer", "adam,lars,lamb")
+    assert trust("line", *names) == [None, False, False]
+    assert trust("table.csv", "--target", "y", *names) == [None, False, True]
+    assert trust("digits", *names) == [None, True, True]
+    assert trust("line", "--optimizer", "lars,lamb", "--trust") == [True, True]
+    run("train", "--optimizer", "lars", "--stop-after", 2, "--save", "run")
+    assert trust("--resume", "run") == [False]
+
+
 def test_options_of_several_numbers_take_as_many_as_the_optimizer():
     def betas(*args):
         assert run("train", *args, "--stop-after", 2, "--no-compare", "--json", "out.json") == 0
