@@ -23,6 +23,7 @@ from .engine.coefficients import Terms
 from .engine.lock import Lock
 from .engine.lookahead import Averaged
 from .engine.plan import Plan
+from .engine.state import AVERAGE
 from .hyper import Given, Hyper, Option, Rate
 from .interrupts import held
 from .snapshots import Snapshots
@@ -84,8 +85,16 @@ class Optimizer(Snapshots):
     clip_norm : float, optional
         Gradients whose norm, over all parameters together, is above this are scaled down to it. Reads the gradients
         once more; they are not written.
+    clip_tensor_norm : float, optional
+        The gradient of each parameter whose norm is above this is scaled down to it. Reads the gradients once more;
+        they are not written.
     clip_value : float, optional
-        Gradients are clamped to this and its negative, element by element. Not beside `clip_norm`.
+        Gradients are clamped to this and its negative, element by element. Of these three, one may be given.
+    ema_decay : float, optional
+        Keeps an exponential moving average of each parameter, ``ema`` in the state, which `averaged` shows: the first
+        update makes it a copy of the parameter, each later one multiplies it by this, in [0, 1), and adds the rest of
+        the parameter. Takes memory for one more copy of the parameters, which each step reads and writes. Set to None
+        later, the average stays as it is.
     decay_mask : callable, optional
         Which parameters decay: a function of a parameter's path, the keys and indices that lead to it with dots between
         (``"l1.bias"``), and the parameter. It is called once for each, and leaves those out for which it gives False.
@@ -108,7 +117,9 @@ class Optimizer(Snapshots):
     )
     zero_grads: Option[bool] = Option(hyper.flag, default=False)
     clip_norm: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
+    clip_tensor_norm: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
     clip_value: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
+    ema_decay: Option[float | None] = Option(hyper.optional(hyper.fraction), default=None)
     decay_mask: Option[Callable[[str, Array], bool] | None] = Option(hyper.optional(hyper.mask), default=None)
 
     #: state arrays by the rule's letter, and the name users know them by
@@ -127,6 +138,7 @@ class Optimizer(Snapshots):
     hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]] = {}
     _declared: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}
     _arguments: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}  # those that are not always the default
+    _slots: ClassVar[Mapping[str, str]] = {}  # with the average that each may have
 
     # ---- what a class says ----
 
@@ -212,6 +224,7 @@ class Optimizer(Snapshots):
         cls._declared = {name: declared[name] for name in sorted(declared, key=lambda name: name in common)}
         cls.hyper_parameters = {name: one for name, one in cls._declared.items() if isinstance(one, Hyper)}
         cls._arguments = {name: one for name, one in cls._declared.items() if one.init}
+        cls._slots = {**cls.slots, AVERAGE: AVERAGE}
 
     __signature__: ClassVar[Any] = hyper.Signature()
 
@@ -249,7 +262,7 @@ class Optimizer(Snapshots):
         plan.configure(*self._configuration(plan, self._options))
         return plan
 
-    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, float, list[bool]]:
+    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, float, float, list[bool]]:
         """What the plan is to know of options: see `Plan.configure`."""
         decays = [True] * len(plan.arrays)
         mask = options["decay_mask"]
@@ -258,10 +271,13 @@ class Optimizer(Snapshots):
                 self._checked_kind(terms.values, mask)
             for leaf, (array, path) in enumerate(zip(plan.arrays, plan.tree.paths, strict=True)):
                 decays[leaf] = hyper.flag(f"decay_mask of {plan.names[leaf]}", mask(dotted(path[1:]), array))
-        screened = options["nonfinite"] != "propagate" or options["clip_norm"] is not None
-        if options["clip_norm"] is not None and options["clip_value"] is not None:
-            raise ValueError("clip_norm and clip_value: wanted one of them")
-        return options["zero_grads"], screened, options["clip_value"] or 0.0, decays
+        clipping = [name for name in ("clip_norm", "clip_tensor_norm", "clip_value") if options[name] is not None]
+        if len(clipping) > 1:
+            raise ValueError(f"{' and '.join(clipping)}: wanted one of them")
+        if options["ema_decay"] is not None and self._has_average():
+            raise ValueError(f"ema_decay: {type(self).__name__} keeps an average of its own")
+        screened = options["nonfinite"] != "propagate" or clipping in (["clip_norm"], ["clip_tensor_norm"])
+        return options["zero_grads"], screened, options["clip_value"] or 0.0, options["ema_decay"] or 0.0, decays
 
     def _set_option(self, name: str, value: Any) -> None:
         """Set an option, which has been checked, once no step is running."""
@@ -272,6 +288,9 @@ class Optimizer(Snapshots):
                 if plan is not None and configuration is not None:
                     plan.configure(*configuration)
                 self._options = options
+            if plan is not None and name == "ema_decay":
+                plan.unsettle()
+                plan.settle(self)
 
     def _set_hyper(self, name: str, value: Any) -> None:
         """Set a hyper-parameter, which has been checked, in all groups, once no other thread is stepping."""
@@ -315,7 +334,11 @@ class Optimizer(Snapshots):
 
     @classmethod
     def _in_order(cls, slots: set[str]) -> tuple[str, ...]:
-        return tuple(slot for slot in cls.slots if slot in slots)
+        return tuple(slot for slot in cls._slots if slot in slots)
+
+    def _wanted_slots(self, rule: str) -> tuple[str, ...]:
+        """Return the slots of a rule, and that of the average if there is to be one."""
+        return self._slots_of(rule) + ((AVERAGE,) if self._options["ema_decay"] is not None else ())
 
     def _group(self, index: int) -> Values:
         """Return one live group, which is to be a dict and nothing that only looks like one."""
@@ -512,8 +535,9 @@ class Optimizer(Snapshots):
     def averaged(self) -> AbstractContextManager[None]:
         """Hold averages of the parameters inside a ``with`` block, and restore their old bits after it.
 
-        For optimizers whose result is an average: `ASGD`, `ScheduleFreeSGD` and `ScheduleFreeAdamW`. A parameter that
-        has had no update stays as it is. Takes memory for a second copy of the parameters.
+        For optimizers whose result is an average, `ASGD`, `ScheduleFreeSGD` and `ScheduleFreeAdamW`, and for all others
+        with `ema_decay`. A parameter that has had no update stays as it is. Takes memory for a second copy of the
+        parameters.
 
         Returns
         -------
@@ -527,9 +551,14 @@ class Optimizer(Snapshots):
         RuntimeError
             When it is entered, if the optimizer is looking ahead, or torn.
         """
-        if type(self).average.__func__ is Optimizer.average.__func__:  # type: ignore[attr-defined]
-            raise TypeError(f"{type(self).__name__} keeps no average of its parameters")
+        if not self._has_average() and self.ema_decay is None:
+            raise TypeError(f"{type(self).__name__} keeps no average of its parameters: wanted ema_decay")
         return Averaged(self._bound(), self, self._averages)
+
+    @classmethod
+    def _has_average(cls) -> bool:
+        """Whether the class keeps an average of its own."""
+        return cls.average.__func__ is not Optimizer.average.__func__  # type: ignore[attr-defined]
 
     def _averages(self) -> list[Array | None]:
         plan = self._bound()
@@ -540,7 +569,8 @@ class Optimizer(Snapshots):
                 flat = _flattening(array)
                 p, s = flat(np.asarray(array)), {slot: flat(state) for slot, state in states.items()}
                 with kernels.kernel_mode(), np.errstate(all="ignore"):
-                    made = np.array(self.average(plan.terms[group].now, p, s), array.dtype)
+                    average = s[AVERAGE] if AVERAGE in s else self.average(plan.terms[group].now, p, s)
+                    made = np.array(average, array.dtype)
             found.append(made)
         return found
 
@@ -561,6 +591,8 @@ class Optimizer(Snapshots):
             return None
         if self.clip_norm is not None:
             scale *= self._clipping(self.clip_norm, scale)
+        if self.clip_tensor_norm is not None:
+            self._clip_tensors(self.clip_tensor_norm, scale)
         return scale
 
     def _all_finite(self) -> bool:
@@ -588,6 +620,19 @@ class Optimizer(Snapshots):
         self._grad_norm = norm / unit
         return 1.0 if norm <= wanted else wanted / norm  # of a NaN, NaN: no step that looks sound
 
+    def _clip_tensors(self, clip_norm: float, scale: float) -> None:
+        """Bring the norm of each gradient, times `scale`, down to `clip_norm`."""
+        plan = self._bound()
+        totals, units = plan.squares(1.0), [1.0] * len(plan.arrays)
+        for unit, wrong in ((2.0**-600, [x == math.inf for x in totals]), (2.0**600, [x < 2.0**-900 for x in totals])):
+            if any(wrong):  # squares that are infinite, or vanish, though the gradients are and do not
+                for leaf, total in enumerate(plan.squares(unit)):
+                    if wrong[leaf]:
+                        totals[leaf], units[leaf] = total, unit
+        norms = [math.sqrt(total) / unit * scale for total, unit in zip(totals, units, strict=True)]
+        plan.multiply([1.0 if norm <= clip_norm else clip_norm / norm for norm in norms])
+        self._grad_norm = math.hypot(*norms)
+
     def _update_by_reference(self) -> None:
         """Do the engine's arithmetic in NumPy, from the engine's coefficients."""
         plan = self._bound()
@@ -614,6 +659,9 @@ class Optimizer(Snapshots):
                     c |= {name: real(value) for name, value in self.finish(rule, sums, p.size, scalars).items()}
                 u = self.reference(rule, p, g, s, c)
                 p[...] = u if self.assigns else c["descend"](p, u)
+                if self.ema_decay is not None:
+                    old, d = s[AVERAGE], self.ema_decay
+                    s[AVERAGE][...] = real(d) * old + real(1.0 - d) * p if plan.updated(leaf) else p
 
     # ---- what is known of it ----
 
@@ -636,8 +684,8 @@ class Optimizer(Snapshots):
 
     @property
     def grad_norm(self) -> float | None:
-        """The norm of all gradients together in the last step, before clipping; None without `clip_norm`."""
-        return None if self.clip_norm is None else self._grad_norm
+        """The norm of all gradients together in the last step, before clipping; None where no norm is clipped."""
+        return None if self.clip_norm is None and self.clip_tensor_norm is None else self._grad_norm
 
     @property
     def steps(self) -> int:
@@ -664,7 +712,7 @@ class Optimizer(Snapshots):
         plan = self._bound()
         found = {}
         for leaf, (name, arrays) in enumerate(zip(plan.names, plan.states, strict=True)):
-            kept = {self.slots[slot]: array for slot, array in arrays.items()}
+            kept = {self._slots[slot]: array for slot, array in arrays.items()}
             kept |= {
                 key: values[leaf : leaf + 1].reshape(()) for key, values in zip(self.numbers, plan.numbers, strict=True)
             }

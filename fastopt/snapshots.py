@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from .engine.lock import Lock
 from .engine.restore import restore
+from .engine.state import AVERAGE
 from .hyper import Given, Hyper, Option
 from .interrupts import held
 from .tree import Tree
@@ -101,14 +102,15 @@ class _Fitting:
             self.groups.append(group)
         tree = plan.tree
         needed = [
-            optimizer._slots_of(optimizer._terms(index, group, plan).rule) for index, group in enumerate(self.groups)
+            optimizer._wanted_slots(optimizer._terms(index, group, plan).rule)
+            for index, group in enumerate(self.groups)
         ]
         #: of each leaf, the keys of its arrays, by slot
         self.keys: list[dict[str, str]] = [{} for _ in plan.names]
         unknown = set(specs)
         wanted = plan.specs
         for leaf, name in enumerate(plan.names):
-            for slot, public in optimizer.slots.items():
+            for slot, public in optimizer._slots.items():
                 key = f"{name}.{public}"
                 if key in specs:
                     _check_fit(key, specs[key], wanted[leaf])
@@ -122,7 +124,7 @@ class _Fitting:
         self.slots = list(map(optimizer._in_order, _by_group(tree, self.keys)))
         #: of each leaf, whether its state will be new; so is what it has here and not in the snapshot
         self.fresh = [
-            name in fresh or counts[name] == 0 or not keys.keys() >= states.keys()
+            name in fresh or counts[name] == 0 or not keys.keys() >= states.keys() - {AVERAGE}
             for name, keys, states in zip(plan.names, self.keys, plan.states, strict=True)
         ]
 
@@ -175,6 +177,7 @@ class Snapshots:
 
     if TYPE_CHECKING:  # defined in `Optimizer`
         slots: ClassVar[Mapping[str, str]]
+        _slots: ClassVar[Mapping[str, str]]
         hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]]
         numbers: ClassVar[Mapping[str, float]]
         group_numbers: ClassVar[Mapping[str, float]]
@@ -190,8 +193,7 @@ class Snapshots:
         @classmethod
         def _may_be_none(cls, name: str) -> bool: ...
         def _terms(self, index: int, group: dict[str, Any], plan: Plan) -> Terms: ...
-        @classmethod
-        def _slots_of(cls, rule: str) -> tuple[str, ...]: ...
+        def _wanted_slots(self, rule: str) -> tuple[str, ...]: ...
         @classmethod
         def _in_order(cls, slots: set[str]) -> tuple[str, ...]: ...
 
@@ -241,7 +243,7 @@ class Snapshots:
             plan = self._ready()
             plan.settle(self)
             state: dict[str, dict[str, Any]] = {
-                name: {"step": count, **{self.slots[slot]: array for slot, array in arrays.items()}}
+                name: {"step": count, **{self._slots[slot]: array for slot, array in arrays.items()}}
                 for name, count, arrays in zip(plan.names, plan.counts, _copied(plan.states), strict=True)
             }
             return {**self._header(), "state": state}
@@ -327,7 +329,7 @@ class Snapshots:
             for name, array, state in zip(plan.names, plan.arrays, plan.states, strict=True):
                 if params:
                     arrays[name] = array
-                arrays.update({f"{name}.{self.slots[slot]}": values for slot, values in state.items()})
+                arrays.update({f"{name}.{self._slots[slot]}": values for slot, values in state.items()})
             header = {**self._header(), "counts": dict(zip(plan.names, plan.counts, strict=True))}
             checkpoint.write(path, arrays, {"fastopt.optimizer": json.dumps(header), **own})
 
@@ -503,7 +505,10 @@ class Snapshots:
             states = [captured["states"][place] for place in places]
             slots = _by_group(tree, states)
             for index, group_now in enumerate(self.param_groups):
-                slots[index].update(self._slots_of(self._terms(index, group_now, plan).rule))
+                slots[index].update(self._wanted_slots(self._terms(index, group_now, plan).rule))
+            for leaf, group in enumerate(tree.groups):
+                if AVERAGE in slots[group]:  # one that was asked for since begins with the parameter
+                    states[leaf] = {AVERAGE: plan.arrays[leaf], **states[leaf]}
             restore(
                 plan,
                 list(map(self._in_order, slots)),
@@ -511,8 +516,8 @@ class Snapshots:
                 states,
                 [captured["counts"][place] for place in places],
                 [
-                    captured["fresh"][place] or not slots[group].issubset(captured["states"][place])
-                    for group, place in zip(tree.groups, places, strict=True)
+                    captured["fresh"][place] or not slots[group].issubset(state)
+                    for group, place, state in zip(tree.groups, places, states, strict=True)
                 ],
                 captured["steps"][0],
                 captured["steps"][1],

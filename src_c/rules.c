@@ -741,6 +741,17 @@ SUMS(novograd, (), (), (gg))
     }
 }
 
+/* The exponential moving average of parameters, of every optimizer with ema_decay. */
+RULE(ema, (e), (keep, rest, fresh))
+{
+    for (ELEMENTS) {
+        const real p = LOAD(p);
+        real e = LOAD(e);
+        e = fresh != 0 ? p : keep * e + rest * p;
+        STORE(e);
+    }
+}
+
 extern const fo_rule EXPORTED(rules)[];
 const fo_rule EXPORTED(rules)[] = {
     ENTRY(sgd),
@@ -785,5 +796,6 @@ const fo_rule EXPORTED(rules)[] = {
     ENTRY_FINISH(cautious_adam),
     ENTRY_FINISH(cautious_nadam),
     ENTRY_SUMS(novograd),
+    ENTRY(ema),
     {0},
 };

@@ -23,7 +23,12 @@ from fastopt.schedules import CosineDecay, Warmup
 CLASSES = list(KINDS.values())
 # By check; or by name, where that makes the check.
 OTHER = {hyper.learning_rate: 0.5, hyper.nonnegative: 0.25, hyper.fraction: 0.75, hyper.proportion: 0.5}
-OTHER |= {hyper.betas: (0.5, 0.25), hyper.three_betas: (0.5, 0.25, 0.75), hyper.optional(hyper.positive): 2.5}
+OTHER |= {
+    hyper.betas: (0.5, 0.25),
+    hyper.three_betas: (0.5, 0.25, 0.75),
+    hyper.optional(hyper.positive): 2.5,
+    hyper.optional(hyper.fraction): 0.5,
+}
 OTHER |= {hyper.etas: (0.25, 1.5), hyper.limits: (0.125, 0.5), hyper.proportions: (0.5, 0.25), hyper.above_0: 0.5}
 OTHER |= {hyper.positive: 0.5, hyper.constant: 0.25, hyper.whole: 2, hyper.interpolation_betas: (0.5, 0.25)}
 OTHER |= {"nonfinite": "skip", "decay_mask": lambda path, array: False}

@@ -100,7 +100,7 @@ def test_the_examples_in_pages_run(page, tmp_path, monkeypatch):
 def test_the_rule_shown_in_how_it_works_is_that_of_the_source():
     source = ROOT / "src_c/rules.c"
     if source.exists():
-        assert [block in source.read_text() for block in blocks(HOW_IT_WORKS, "c")] == [True]
+        assert [block in source.read_text() for block in blocks(HOW_IT_WORKS, "c")] == [True, True]
 
 
 def test_the_table_of_rooms_is_that_of_the_engine():

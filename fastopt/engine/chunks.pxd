@@ -5,6 +5,7 @@ from .kernels cimport FO_MAX_STATE, FO_REALS, fo_coef, fo_finisher, fo_kernel, f
 
 cdef enum:
     CHUNK_ELEMENTS = 4096
+    MAX_SLOTS = FO_MAX_STATE + 1  # of a leaf: those of rules, and the average of every optimizer
     WHOLE = 16               # chunks: a leaf that has no more is summed and updated at once, while it is in caches
 
 cdef struct Leaf:
@@ -12,7 +13,7 @@ cdef struct Leaf:
     # written must be fetched by one core from the other.
     char *p
     const char *g
-    char *s[FO_MAX_STATE]    # in the order of the plan's slots
+    char *s[MAX_SLOTS]       # in the order of the plan's slots
     const RawArray *order    # the gradient's array, where its elements lie in another order than p's; else NULL
     Py_ssize_t n
     Py_ssize_t first         # chunks of active leaves before this one
@@ -23,6 +24,7 @@ cdef struct Leaf:
     int coef
     int arrays               # that its update reads or writes: 2 and its state
     bint active              # takes part in the sweep
+    bint updated             # has had an update
     bint reversed            # Fortran order: memory order is that of the reversed axes
 
 cdef struct Layout:
@@ -43,15 +45,17 @@ cdef struct Binding:
     fo_summer *sums[2 * FO_REALS]
     int n_sums
     fo_finisher *finish      # NULL where the class makes scalars of the sums
+    # The update of the parameters' average, by type, NULL without one; it is in the last slot.
+    fo_kernel *average[FO_REALS]
 
 cdef enum Operation:
     UPDATE
     UPDATE_AND_ZERO          # and then set the gradients to zero
+    ZERO_GRADIENTS
     SUM_SQUARES
     SUM_UP                   # first passes of rules, over leaves that are not done whole in their update
     FIND_NONFINITE
-    ZERO_GRADIENTS
-    ZERO_STATE               # p stands for the state then
+    START_STATE              # p stands for the state then, and g for what it is to be a copy of, NULL for zeros
     OPERATIONS
 
 cdef struct Queue:
@@ -68,6 +72,8 @@ cdef struct Sweep:
     const fo_coef *coefs
     double scale
     double clip_value        # what gradients are clamped to; 0 if they are not
+    const double *factors    # [leaves] of gradients, besides that of their coefficients; NULL if there are none
+    const fo_coef *average   # [2]: of leaves that have had an update, and of others
     bint sums                # whether rules have first passes:
     bint for_class           # SUM_UP goes over leaves whose sums their class asks for, or over the large ones of others
     const double *totals     # [leaves][FO_MAX_SUMS] of what SUM_UP went over before

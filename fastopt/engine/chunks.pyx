@@ -9,7 +9,7 @@ from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
 from .arrays cimport ALIGN_FROM, LINE, raw_data, raw_ndim, raw_shape, raw_strides
-from .kernels cimport FO_MAX_SUMS, enter_mode, fo_coef, fo_span, leave_mode
+from .kernels cimport FO_MAX_SUMS, enter_mode, fo_coef, fo_kernel, fo_span, leave_mode
 
 cdef enum:
     TILE = 1024
@@ -159,6 +159,21 @@ cdef void update_part(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_
     run_span(w, f, start, end - start, reach, f.g + start * f.itemsize, c)
 
 
+cdef inline void average(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """Move the parameters' average on, where there is one: while they are in the cache."""
+    cdef fo_kernel *kernel
+    cdef fo_span x
+    if w.what > UPDATE_AND_ZERO:
+        return
+    kernel = w.bindings[f.group].average[f.real]
+    if kernel != NULL:
+        x.n, x.reach, x.backward = end - start, 0, False
+        x.p = f.p + start * f.itemsize
+        x.g = x.p  # which is not used
+        x.s[0] = f.s[MAX_SLOTS - 1] + start * f.itemsize
+        kernel(&x, &w.average[not f.updated])
+
+
 cdef void sum_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, double *sums) noexcept nogil:
     """The sums of a rule's first pass over one chunk."""
     cdef Py_ssize_t start = chunk * CHUNK_ELEMENTS, count
@@ -168,9 +183,11 @@ cdef void sum_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, double *sum
     cdef double of_tile[FO_MAX_SUMS]
     cdef const void *g
     cdef const Binding *b = &w.bindings[f.group]
-    cdef fo_coef c = w.coefs[f.coef]
+    cdef fo_coef c
     cdef fo_span x
     cdef int k
+    own_coef(w, f, &c)
+    cdef double scale = c.scale
     for k in range(b.n_sums):
         sums[k] = 0
     while start < end:
@@ -181,7 +198,7 @@ cdef void sum_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, double *sum
             g = tile
             in_order(<char *>tile, f, start, count)
         if w.clip_value > 0:
-            clamp(w, f, count, g, w.coefs[f.coef].scale, clamped)
+            clamp(w, f, count, g, scale, clamped)
             g, c.scale = clamped, 1.0
         lay_span(&x, w, f, start, count, f.n - start if w.fetch and f.order == NULL and w.clip_value == 0 else 0, g)
         b.sums[f.kernel](&x, &c, of_tile)
@@ -202,16 +219,24 @@ cdef bint done_whole(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept n
     return True
 
 
+cdef inline void own_coef(const Sweep *w, const Leaf *f, fo_coef *own) noexcept nogil:
+    """A leaf's coefficients with its own factor of gradients."""
+    own[0] = w.coefs[f.coef]
+    if w.factors != NULL:
+        own.scale *= w.factors[f - w.all.leaves]
+
+
 cdef inline const fo_coef *coef_of(const Sweep *w, const Leaf *f, fo_coef *own) noexcept nogil:
-    """A leaf's coefficients; where they go by its sums, made in `own`."""
+    """A leaf's coefficients; where they are its own, made in `own`."""
     cdef const Binding *b
     if w.what > UPDATE_AND_ZERO:
         return NULL
     b = &w.bindings[f.group]
-    if b.finish == NULL:
+    if b.finish == NULL and w.factors == NULL:
         return &w.coefs[f.coef]
-    own[0] = w.coefs[f.coef]
-    b.finish(w.totals + (f - w.all.leaves) * FO_MAX_SUMS, f.n, own.c)
+    own_coef(w, f, own)
+    if b.finish != NULL:
+        b.finish(w.totals + (f - w.all.leaves) * FO_MAX_SUMS, f.n, own.c)
     return own
 
 
@@ -220,9 +245,10 @@ cdef void run_whole(const Sweep *w, const Leaf *f) noexcept nogil:
     cdef const Binding *b = &w.bindings[f.group]
     cdef double sums[FO_MAX_SUMS]
     cdef double of_chunk[FO_MAX_SUMS]
-    cdef fo_coef c = w.coefs[f.coef]
+    cdef fo_coef c
     cdef Py_ssize_t chunk
     cdef int k
+    own_coef(w, f, &c)
     for k in range(b.n_sums):
         sums[k] = 0
     for chunk in range(chunks_of(f)):
@@ -230,7 +256,7 @@ cdef void run_whole(const Sweep *w, const Leaf *f) noexcept nogil:
         for k in range(b.n_sums):
             sums[k] += of_chunk[k]
     b.finish(sums, f.n, c.c)
-    if w.what == UPDATE and f.order == NULL:
+    if w.what == UPDATE and f.order == NULL and b.average[f.real] == NULL:
         update_part(w, f, 0, f.n, &c)
     else:
         for chunk in range(chunks_of(f)):
@@ -245,13 +271,18 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, const fo_co
     cdef const char *g
     cdef Py_ssize_t count
     cdef double sum = 0
-    if w.what == ZERO_STATE:
-        memset(f.p + start * f.itemsize, 0, (end - start) * f.itemsize)
+    if w.what == START_STATE:
+        if f.g == NULL:
+            memset(f.p + start * f.itemsize, 0, (end - start) * f.itemsize)
+        else:
+            memcpy(f.p + start * f.itemsize, f.g + start * f.itemsize, (end - start) * f.itemsize)
         return
-    if (w.what == UPDATE_AND_ZERO or w.what == ZERO_GRADIENTS) and f.order == NULL:
-        if w.what == UPDATE_AND_ZERO:
+    if w.what <= ZERO_GRADIENTS and f.order == NULL:
+        if w.what != ZERO_GRADIENTS:
             update_part(w, f, start, end, c)
-        memset(<void *>(f.g + start * f.itemsize), 0, (end - start) * f.itemsize)
+            average(w, f, start, end)
+        if w.what != UPDATE:
+            memset(<void *>(f.g + start * f.itemsize), 0, (end - start) * f.itemsize)
         return
     if w.what == ZERO_GRADIENTS:
         return  # see `zero_ordered`
@@ -276,6 +307,7 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, const fo_co
         else:
             run_span(w, f, start, count, 0, g, c)
         start += count
+    average(w, f, chunk * CHUNK_ELEMENTS, end)
     if w.partial != NULL:
         w.partial[f.first + chunk] = sum
 
@@ -304,7 +336,7 @@ cdef void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept 
         upto = min(end, w.all.leaves[leaf + 1].first)
         if w.sums and done_whole(w, f, begin):
             pass
-        elif w.what == UPDATE and f.order == NULL:
+        elif w.what == UPDATE and f.order == NULL and w.bindings[f.group].average[f.real] == NULL:
             update_part(w, f, (begin - f.first) * CHUNK_ELEMENTS, min(f.n, (upto - f.first) * CHUNK_ELEMENTS),
                         coef_of(w, f, &own))
         else:
@@ -325,7 +357,7 @@ cdef void run_chunks_backward(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) 
         first = max(begin, f.first)
         if w.sums and done_whole(w, f, first):
             pass
-        elif w.what == UPDATE and f.order == NULL:
+        elif w.what == UPDATE and f.order == NULL and w.bindings[f.group].average[f.real] == NULL:
             update_part(w, f, (first - f.first) * CHUNK_ELEMENTS, min(f.n, (end - f.first) * CHUNK_ELEMENTS),
                         coef_of(w, f, &own))
         else:

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t
 
 from .chunks cimport Binding
 from .coefficients cimport Terms
-from .kernels cimport fo_coef, fo_variant
+from .kernels cimport fo_coef, fo_rule, fo_variant
 from .state cimport State, Stock
 
 cdef enum First:
@@ -29,7 +29,8 @@ cdef class Groups(State):
     cdef list terms_after(self, list changes)
     cdef Change prepared(self, object owner, list changes)
     cdef void adopt(self, Change change) noexcept
-    cdef int resolve(self, Binding *b, str name, int kind) except -1
+    cdef const fo_rule *rule(self, int real, str name) except NULL
+    cdef int resolve(self, Binding *b, str name, int kind, bint averaged) except -1
     cdef int ask_rates(self, list terms) except -1
     cdef int set_coefficients(self, list terms) except -1
     cdef int set_mixed(self, int group, Terms own) except -1

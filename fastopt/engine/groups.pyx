@@ -12,13 +12,14 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from .coefficients cimport place_of
-from .chunks cimport WHOLE, Leaf, chunks_of
+from .chunks cimport MAX_SLOTS, WHOLE, Leaf, chunks_of
 from .kernels cimport FO_MAX_SUMS, FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
 from .leaves cimport Watch
 
 import numpy as np
 
 from .kernels import DECAY_KINDS
+from .state import AVERAGE
 
 cnp.import_array()
 
@@ -61,16 +62,22 @@ cdef class Groups(State):
         PyMem_Free(self.totals)
         PyMem_Free(self.coefs)
 
-    cdef int resolve(self, Binding *b, str name, int kind) except -1:
-        """Find a rule's kernels and the slots of its state."""
+    cdef const fo_rule *rule(self, int real, str name) except NULL:
+        """Find a rule."""
+        cdef const fo_rule *rule = self.variant.tables[real].rules
+        while rule.name != NULL and rule.name.decode() != name:
+            rule += 1
+        if rule.name == NULL:
+            raise KeyError(f"there is no rule {name!r}")
+        return rule
+
+    cdef int resolve(self, Binding *b, str name, int kind, bint averaged) except -1:
+        """Find a rule's kernels and the slots of its state, and the kernels of an average of the parameters."""
         cdef const fo_rule *rule
         cdef int real
         for real in range(FO_REALS):
-            rule = self.variant.tables[real].rules
-            while rule.name != NULL and rule.name.decode() != name:
-                rule += 1
-            if rule.name == NULL:
-                raise KeyError(f"there is no rule {name!r}")
+            b.average[real] = self.rule(real, AVERAGE).step[FO_NO_DECAY] if averaged else NULL
+            rule = self.rule(real, name)
             b.kernel[real], b.kernel[FO_REALS + real] = rule.step[kind], rule.step[FO_NO_DECAY]
             b.sums[real], b.sums[FO_REALS + real] = rule.sum[kind], rule.sum[FO_NO_DECAY]
             b.n_sums, b.finish = len(names_of(rule.sums)), rule.finish
@@ -113,15 +120,16 @@ cdef class Groups(State):
         memcpy(change.bindings, self.bindings, self.n_groups * sizeof(Binding))
         wanted = []
         for group, terms in changes:
-            wanted.append((self.first_leaf[<int>group], self.first_leaf[<int>group + 1], owner._slots_of(terms.rule)))
-            self.resolve(&change.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind])
+            slots = owner._wanted_slots(terms.rule)
+            wanted.append((self.first_leaf[<int>group], self.first_leaf[<int>group + 1], slots))
+            self.resolve(&change.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind], AVERAGE in slots)
             if self.terms[group] is not None:
                 (<Terms>terms).inherit(self.terms[group])
         change.sums = self.first_passes(change.bindings)
         change.stock = self.stock(wanted)
         if change.stock is not None:
-            for leaf, _ in change.stock.places:
-                if not self.watches[<Py_ssize_t>leaf].fresh:
+            for leaf, slot in change.stock.places:
+                if slot != MAX_SLOTS - 1 and not self.watches[<Py_ssize_t>leaf].fresh:
                     change.stock.renewed.append(leaf)
                     self.watches[<Py_ssize_t>leaf].fresh = True
         return change
@@ -129,12 +137,14 @@ cdef class Groups(State):
     cdef void adopt(self, Change change) noexcept:
         """Go on with changed groups on their new terms."""
         cdef Py_ssize_t i
+        cdef const Binding *b
         if change.stock is not None:
             self.install(change.stock)
         self.terms, change.terms = change.terms, self.terms
         self.bindings, change.bindings = change.bindings, self.bindings
         for i in range(self.n_leaves):
-            self.leaves[i].arrays = 2 + self.bindings[self.leaves[i].group].n_state
+            b = &self.bindings[self.leaves[i].group]
+            self.leaves[i].arrays = 2 + b.n_state + (b.average[self.leaves[i].real] != NULL)
         self.sums = change.sums
         self.renumber()
 

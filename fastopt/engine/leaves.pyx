@@ -441,6 +441,8 @@ cdef class Leaves:
             held = self.watches[i].held
             if held != NULL:
                 self.watches[i].count += counted
+                if counted and not self.leaves[i].updated:
+                    self.leaves[i].updated = True
                 if counted and self.watches[i].fresh and self.leaves[i].arrays > 2:  # an update without state uses none
                     self.watches[i].fresh = False
                 if Py_REFCNT(<object>held) > 1:

@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from .chunks cimport Binding, Operation, Sweep
 from .groups cimport Change, First, Groups
+from .kernels cimport fo_coef
 from .lock cimport Lock
 
 cdef class Plan(Groups):
@@ -13,6 +14,9 @@ cdef class Plan(Groups):
     cdef Lock lock
     cdef bint screened
     cdef double clip_value
+    cdef fo_coef average[2]
+    cdef double *factors            # [leaves] of gradients,
+    cdef bint own_factors           # if leaves have factors of their own in this step
     cdef bint looks_ahead           # each step needs a look ahead before it,
     cdef bint unlooked              # and the next one has had none
     cdef int generation             # forks when the plan was last used

@@ -10,6 +10,7 @@ Nothing is written before `update`; and there, nothing fails and no Python code 
 """
 
 cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.string cimport memcpy
 
 cimport numpy as cnp
@@ -56,8 +57,14 @@ cdef class Plan(Groups):
         self.looks_ahead = self.unlooked = looks_ahead
         self.generation = generation
         self.remedy = ""
+        self.factors = <double *>PyMem_Calloc(self.n_leaves, sizeof(double))
+        if self.factors == NULL:
+            raise MemoryError
 
-    def configure(self, bint zero_gradients, bint screened, double clip_value, list decays):
+    def __dealloc__(self):
+        PyMem_Free(self.factors)
+
+    def configure(self, bint zero_gradients, bint screened, double clip_value, double average, list decays):
         """Set what options say.
 
         Parameters
@@ -68,14 +75,22 @@ cdef class Plan(Groups):
             Whether a step must ask its owner about the gradients before it writes.
         clip_value : float
             What gradients are clamped to; 0 if they are not.
+        average : float
+            What the parameters' average, if there is one, is multiplied by in each step.
         decays : list of bool
             Of each leaf, whether its group's weight decay is for it too.
         """
         cdef Py_ssize_t i
         self.require(zero_gradients)
         self.screened, self.clip_value = screened, clip_value
+        self.average[0].c[0], self.average[0].c[1] = average, 1.0 - average
+        self.average[1].c[2] = 1.0  # the first update
         for i in range(self.n_leaves):
             self.leaves[i].kernel = self.leaves[i].real + (0 if decays[i] else FO_REALS)
+
+    def unsettle(self):
+        """Take over all groups anew when they are looked at next: an option that they are bound by has changed."""
+        self.terms = [None] * self.n_groups
 
     @property
     def back_to_back(self):
@@ -139,6 +154,7 @@ cdef class Plan(Groups):
         changes = self.changed(owner)
         self.ask_rates(self.terms if changes is None else self.terms_after(changes))
         self.scale = 1.0 if loss_scale is None else owner._unscaling(loss_scale)
+        self.own_factors = False
         return changes
 
     cdef bint look(self, object owner) except -1:
@@ -259,7 +275,8 @@ cdef class Plan(Groups):
         w.all = &self.all
         w.bindings = self.bindings
         w.coefs = self.coefs
-        w.clip_value = self.clip_value
+        w.clip_value, w.average = self.clip_value, self.average
+        w.factors = self.factors if self.own_factors else NULL
         w.sums, w.totals = self.sums != NO_SUMS and what <= UPDATE_AND_ZERO, self.totals
         w.variant = self.variant
 
@@ -312,7 +329,11 @@ cdef class Plan(Groups):
         for i, name in enumerate(own.names):
             scalars[name] = c.c[i]
         kind = own.kind if self.leaves[leaf].kernel < FO_REALS else "none"
-        return kind, c.scale, c.decay, scalars
+        return kind, c.scale * (self.factors[leaf] if self.own_factors else 1.0), c.decay, scalars
+
+    def updated(self, Py_ssize_t leaf):
+        """Whether a leaf has had an update."""
+        return bool(self.leaves[leaf].updated)
 
     # -- sums over gradients --
 
@@ -327,6 +348,30 @@ cdef class Plan(Groups):
         for i in range(self.all.chunks):
             sum += self.sweeper.partial[i]
         return sum
+
+    def squares(self, double scale):
+        """Return the same for each leaf, 0 for those that are not active."""
+        cdef Py_ssize_t i, chunk
+        cdef Leaf *f
+        cdef double sum
+        self.sum_squares(scale)
+        cdef list found = []
+        for i in range(self.n_leaves):
+            f = &self.leaves[i]
+            sum = 0
+            if f.active:
+                for chunk in range(f.first, f.first + chunks_of(f)):
+                    sum += self.sweeper.partial[chunk]
+            found.append(sum)
+        return found
+
+    def multiply(self, list factors):
+        """Give the gradient of each leaf a factor of its own in this step."""
+        cdef Py_ssize_t i
+        self.check_within()
+        for i in range(self.n_leaves):
+            self.factors[i] = factors[i]
+        self.own_factors = True
 
     def find_nonfinite(self):
         """Return the first Inf or NaN among the active gradients: its leaf and its index there, or None."""

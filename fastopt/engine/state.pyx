@@ -6,13 +6,14 @@ from libc.stdint cimport uintptr_t
 cimport numpy as cnp
 
 from .arrays cimport ALIGN_FROM, LINE, shown
-from .chunks cimport ZERO_STATE, Leaf, lay_out
-from .kernels cimport FO_MAX_STATE
+from .chunks cimport MAX_SLOTS, START_STATE, Leaf, lay_out
 from .leaves cimport sorted_extents
 
 import numpy as np
 
 cnp.import_array()
+
+AVERAGE = "ema"  # the slot of the parameters' average, which an option asks for
 
 
 def empty_like(cnp.ndarray a):
@@ -43,15 +44,15 @@ cdef class State(Leaves):
     ----------
     tree : Tree
     slots : tuple of str
-        Names of the state arrays a parameter may have, as rules call them.
+        Names of the state arrays a parameter may have, as rules call them; the last may be AVERAGE.
     numbers, group_numbers : dict of str to float
         Numbers that each leaf has, and each group, and what they start at.
     """
 
     def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, *_):
-        if len(slots) > FO_MAX_STATE:
-            raise ValueError(f"slots has {len(slots)} names: wanted at most {FO_MAX_STATE}")
-        self.slots = slots
+        if len(slots) >= MAX_SLOTS:
+            raise ValueError(f"slots has {len(slots)} names: wanted at most {MAX_SLOTS - 1}")
+        self.slots = slots + ("",) * (MAX_SLOTS - 1 - len(slots)) + (AVERAGE,)
         self.states = list(map(dict, [()] * self.n_leaves))
         self.sweeper = Sweeper()
         self.number_names, self.group_number_names = tuple(numbers), tuple(group_numbers)
@@ -117,6 +118,8 @@ cdef class State(Leaves):
             a = memory[i][0]
             f.p, f.n, f.itemsize = <char *>cnp.PyArray_DATA(a), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a)
             f.active, f.arrays = True, 1
+            if memory[i][2] == MAX_SLOTS - 1:
+                f.g = self.leaves[<Py_ssize_t>memory[i][1]].p
         lay_out(&stock.new)
         memory += self.own_memory()
         for i, arrays in enumerate(self.states):
@@ -127,10 +130,10 @@ cdef class State(Leaves):
         return stock
 
     cdef void install(self, Stock stock) noexcept:
-        """Give leaves the state that was taken for them, filled with zeros where it will be updated."""
+        """Give leaves the state that was taken for them: zeros, and averages that are copies of their parameters."""
         cdef Py_ssize_t i, leaf
         cdef Sweep w
-        w.what, w.all, w.sums = ZERO_STATE, &stock.new, False
+        w.what, w.all, w.sums = START_STATE, &stock.new, False
         self.sweeper.sweep(&w)
         for i in range(stock.new.n_leaves):
             leaf = stock.places[i][0]

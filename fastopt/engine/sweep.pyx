@@ -19,7 +19,7 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cython.parallel cimport prange
 
 from .chunks cimport (
-    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, ZERO_STATE,
+    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, START_STATE,
     run_alone, run_stretch, zero_ordered)
 from .kernels cimport enter_mode, flush, leave_mode
 
@@ -404,7 +404,7 @@ cdef class Sweeper:
                 joining = cost_of_joining(w.workers)
         if traffic < (BREAK_EVEN if self.back_to_back else WORTH_WAKING) * joining:
             return False
-        if traffic >= NEVER_STALLS or w.what == ZERO_STATE:
+        if traffic >= NEVER_STALLS or w.what == START_STATE:
             return True
         if scarce and not self.back_to_back and not w.workers <= processors < 2 * w.workers:
             return False  # workers would spin away what others need

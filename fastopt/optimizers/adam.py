@@ -52,7 +52,7 @@ class Adam(Cautious):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead: `AdamW`.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -133,8 +133,8 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad, eps_hat, cautious, maximize, nonfinite, zero_grads, clip_norm, clip_value,
-    decay_mask
+    params, lr, betas, eps, amsgrad, eps_hat, cautious, maximize, nonfinite, zero_grads, clip_norm, clip_tensor_norm,
+    clip_value, ema_decay, decay_mask
         As for `Adam`.
     weight_decay : float
         :math:`\lambda \geq 0`.
