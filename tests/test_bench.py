@@ -442,7 +442,9 @@ def test_a_class_has_one_line_with_all_its_workloads(results: dict[str, Any]) ->
     torch = {**rows[1], "contender": "torch fused", "x_fastopt": 2.0, "formula": paper.OTHER}
     rows += [torch, {**torch, "contender": "torch", "x_fastopt": 3.0, "formula": "paper"}]
     rows[0]["passes"] = 2
-    sheet = report.classes({"classes": rows})
+    serial = [{**row, "threads": 1, "x_roof": 0.0, "x_fastopt": 0.0} for row in rows]
+    sheet = report.classes({"classes": rows + serial})
+    assert sheet.title == "Every class, float32, 2 threads"
     ones = {(r["optimizer"], r["workload"], r["contender"]): r for r in rows}
     lion, sgd = sheet.rows
     assert lion[:2] == ["Lion²", "4.00"]
