@@ -27,9 +27,11 @@ from .threads import (
 if typing.TYPE_CHECKING:
     from . import checkpoint, schedules
     from .optimizers import *  # noqa: F403
+    from .split import Split
 
 __all__ = [
     "Optimizer",
+    "Split",
     "__version__",
     "checkpoint",
     "get_flush_denormals",
@@ -58,4 +60,8 @@ if not typing.TYPE_CHECKING:
             from importlib import import_module
 
             return import_module(f"{__name__}.{name}")
+        if name == "Split":
+            from .split import Split
+
+            return globals().setdefault(name, Split)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

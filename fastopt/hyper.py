@@ -52,6 +52,7 @@ __all__ = [
     "proportions",
     "set_all",
     "three_betas",
+    "three_numbers",
     "whole",
 ]
 
@@ -312,6 +313,16 @@ def limits(name: str, value: Any) -> tuple[Any, Any]:
     if not callable(low) and not callable(high) and low > high:
         raise ValueError(f"{name} is {value!r}: wanted the first not above the second")
     return low, high
+
+
+def three_numbers(name: str, value: Any) -> tuple[Any, ...]:
+    """Check for three finite numbers."""
+
+    def finite(name: str, value: Any) -> float:
+        low, high = -math.inf, math.inf
+        return _number(name, value, "a finite number", low, high, open_low=True, open_high=True)
+
+    return tuple(_several(name, value, finite, finite, finite))
 
 
 def is_schedule(value: Any) -> bool:

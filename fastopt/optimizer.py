@@ -54,6 +54,10 @@ def _decayed(p: Array, u: Array, decay: Any) -> Array:
     return u if decay is None else decay * p + u
 
 
+def _as_it_is(array: Array) -> Array:
+    return array
+
+
 def _flattening(array: Array) -> Callable[[Array], Any]:
     """What lays this array, and others of its shape and memory order, flat in that order."""
     return methodcaller("reshape", -1, order="C" if array.flags.c_contiguous else "F")
@@ -129,6 +133,8 @@ class Optimizer(Snapshots):
     group_numbers: ClassVar[Mapping[str, float]] = {}
     #: whether gradients are to be computed inside ``with opt.lookahead():``
     looks_ahead: ClassVar[bool] = False
+    #: whether `reference` does the arithmetic of `step` too
+    in_numpy: ClassVar[bool] = False
     #: whether kernels divide by `eps`, in the parameters' type
     eps_in_kernels: ClassVar[bool] = True
     #: whether the rule says what p becomes, and not what is subtracted from it
@@ -145,6 +151,10 @@ class Optimizer(Snapshots):
     @classmethod
     def check_together(cls, h: Values) -> None:
         """Raise ValueError if hyper-parameters, each of them valid, do not go together."""
+
+    @classmethod
+    def check_parameter(cls, name: str, array: Array) -> None:
+        """Raise ValueError for a parameter that is not for this class."""
 
     @classmethod
     def rule(cls, h: Values) -> str:
@@ -244,21 +254,33 @@ class Optimizer(Snapshots):
                     raise TypeError(cls._unknown("option", name))
             values = {name: one.check(name, given.get(name, one.default)) for name, one in cls._declared.items()}
             tree = Tree(params)
-            if not tree.leaves:
-                raise ValueError(f"params has no parameters: it is {params!r}")
             groups = params if tree.grouped else [{"params": params}]
             defaults = {name: values.pop(name) for name in cls.hyper_parameters}
-            self.param_groups = [{**defaults, **group} for group in groups]
-            self._options = values
-            self._grad_norm: float | None = None
-            self._lock = Lock()
-            self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
-            self._plan: Plan | None = self._plan_of(tree)
-            self._plan.settle(self)
+            self._begin(tree, [{**defaults, **group} for group in groups], values)
+
+    def _begin(self, tree: Tree, groups: list[Values], options: Values) -> None:
+        if not tree.leaves:
+            raise ValueError(f"params has no parameters: it is {tree.params!r}")
+        self.param_groups = groups
+        self._options = options
+        self._grad_norm: float | None = None
+        self._lock = Lock()
+        self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
+        self._plan: Plan | None = self._plan_of(tree)
+        self._plan.settle(self)
+
+    def _class_of(self, group: int) -> type[Optimizer]:
+        """Return the class that a group is of: `Split` has several."""
+        return type(self)
+
+    def _tree_of(self, params: Any) -> Tree:
+        """Return the tree of parameters that are to stand for those there were."""
+        return Tree(params)
 
     def _plan_of(self, tree: Tree) -> Plan:
         kept = dict(self.numbers), dict(self.group_numbers)
-        plan = Plan(tree, tuple(self.slots), *kept, self._lock, self.looks_ahead)
+        slots = dict.fromkeys(slot for group in range(tree.n_groups) for slot in self._class_of(group).slots)
+        plan = Plan(tree, tuple(slots), *kept, self._lock, self.looks_ahead)
         plan.configure(*self._configuration(plan, self._options))
         return plan
 
@@ -267,8 +289,9 @@ class Optimizer(Snapshots):
         decays = [True] * len(plan.arrays)
         mask = options["decay_mask"]
         if mask is not None:
-            for terms in filter(None, plan.terms):
-                self._checked_kind(terms.values, mask)
+            for group, terms in enumerate(plan.terms):
+                if terms is not None:
+                    self._class_of(group)._checked_kind(terms.values, mask)
             for leaf, (array, path) in enumerate(zip(plan.arrays, plan.tree.paths, strict=True)):
                 decays[leaf] = hyper.flag(f"decay_mask of {plan.names[leaf]}", mask(dotted(path[1:]), array))
         clipping = [name for name in ("clip_norm", "clip_tensor_norm", "clip_value") if options[name] is not None]
@@ -332,10 +355,6 @@ class Optimizer(Snapshots):
         """Return the state a parameter needs under this rule."""
         return kernels.rules()[rule][0]
 
-    @classmethod
-    def _in_order(cls, slots: set[str]) -> tuple[str, ...]:
-        return tuple(slot for slot in cls._slots if slot in slots)
-
     def _wanted_slots(self, rule: str) -> tuple[str, ...]:
         """Return the slots of a rule, and that of the average if there is to be one."""
         return self._slots_of(rule) + ((AVERAGE,) if self._options["ema_decay"] is not None else ())
@@ -349,7 +368,7 @@ class Optimizer(Snapshots):
 
     @classmethod
     def _may_be_none(cls, name: str) -> bool:
-        """Whether None is a value of a hyper-parameter of this name."""
+        """Return whether None is a value of a hyper-parameter of this name."""
         try:
             return cls.hyper_parameters[name].check(name, None) is None
         except (KeyError, TypeError, ValueError):
@@ -378,28 +397,32 @@ class Optimizer(Snapshots):
         def shown(name: str) -> str:
             return f"params[{index}][{name!r}]" if plan.tree.grouped else name
 
+        cls = self._class_of(index)
         items = tuple(group.items())
         values = {}
         for name, value in items:
             if name != "params":
-                if name not in self.hyper_parameters:
-                    raise ValueError(f"{shown(name)}: {self._unknown('hyper-parameter', name)}")
-                values[name] = self.hyper_parameters[name].check(shown(name), value)
-        for name in self.hyper_parameters:
+                if name not in cls.hyper_parameters:
+                    raise ValueError(f"{shown(name)}: {cls._unknown('hyper-parameter', name)}")
+                values[name] = cls.hyper_parameters[name].check(shown(name), value)
+        for name in cls.hyper_parameters:
             if name not in values:
                 raise ValueError(f"param_groups[{index}] lacks {name!r}")
         moving: dict[str, Callable[[int], Any]] = {
-            name: partial(self.hyper_parameters[name].at, shown(name), value)
+            name: partial(cls.hyper_parameters[name].at, shown(name), value)
             for name, value in values.items()
             if name != "lr" and hyper.is_schedule(value)
         }
 
         def check(now: Values) -> None:
-            self.check_together(now)
-            if "eps" in now and self.eps_in_kernels:
+            cls.check_together(now)
+            if "eps" in now and cls.eps_in_kernels:
                 self._check_eps(shown("eps"), now["eps"], index, plan)
 
         check(values | {name: value(plan.steps) for name, value in moving.items()})
+        for leaf, of in enumerate(plan.tree.groups):
+            if of == index:
+                cls.check_parameter(plan.names[leaf], plan.arrays[leaf])
         source = []
         for name, value in items:
             normal = values.get(name, value)
@@ -410,14 +433,15 @@ class Optimizer(Snapshots):
             group,
             source,
             values,
-            self.rule(values),
-            self._checked_kind(values, self._options["decay_mask"]),
-            self.scalars,
-            self._wants(),
+            cls.rule(values),
+            cls._checked_kind(values, self._options["decay_mask"]),
+            cls.scalars,
+            cls._wants(),
             moving,
             check if moving else None,
             _takes_arrays(values["lr"]),
-            self.hyper_parameters["lr"].is_rate,
+            cls.hyper_parameters["lr"].is_rate,
+            cls.in_numpy,
         )
 
     @classmethod
@@ -569,7 +593,7 @@ class Optimizer(Snapshots):
                 flat = _flattening(array)
                 p, s = flat(np.asarray(array)), {slot: flat(state) for slot, state in states.items()}
                 with kernels.kernel_mode(), np.errstate(all="ignore"):
-                    average = s[AVERAGE] if AVERAGE in s else self.average(plan.terms[group].now, p, s)
+                    average = s[AVERAGE] if AVERAGE in s else self._class_of(group).average(plan.terms[group].now, p, s)
                     made = np.array(average, array.dtype)
             found.append(made)
         return found
@@ -633,17 +657,18 @@ class Optimizer(Snapshots):
         plan.multiply([1.0 if norm <= clip_norm else clip_norm / norm for norm in norms])
         self._grad_norm = math.hypot(*norms)
 
-    def _update_by_reference(self) -> None:
-        """Do the engine's arithmetic in NumPy, from the engine's coefficients."""
+    def _update_by_reference(self, everything: bool) -> None:
+        """Do the engine's arithmetic in NumPy, from the engine's coefficients; or that of classes which always do."""
         plan = self._bound()
         with kernels.kernel_mode(), np.errstate(all="ignore"):
             for leaf, parameter in enumerate(plan.arrays):
-                gradient = plan.gradient(leaf)
-                if gradient is None or parameter.size == 0:
+                group, gradient = plan.tree.groups[leaf], plan.gradient(leaf)
+                cls = self._class_of(group)
+                if gradient is None or parameter.size == 0 or not (everything or cls.in_numpy):
                     continue
                 kind, factor, decay, scalars = plan.coefficients(leaf)
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
-                flat, real = _flattening(array), array.dtype.type
+                flat, real = _as_it_is if cls.in_numpy else _flattening(array), array.dtype.type
                 p, g = flat(array), real(factor) * flat(gradient)
                 if self.clip_value is not None:
                     g = clamp(g, -self.clip_value, self.clip_value)
@@ -653,13 +678,13 @@ class Optimizer(Snapshots):
                 c: dict[str, Any] = {name: real(value) for name, value in scalars.items()}
                 c["decayed"] = decayed = partial(_decayed, decay=real(decay) if kind == "decoupled" else None)
                 c["descend"] = lambda p, u, decayed=decayed: p - decayed(p, u)
-                rule = plan.terms[plan.tree.groups[leaf]].rule
+                rule = plan.terms[group].rule
                 if kernels.rules()[rule][3]:
-                    sums = {name: lane_sum(x) for name, x in self.sums(rule, p, g, s, c).items()}
-                    c |= {name: real(value) for name, value in self.finish(rule, sums, p.size, scalars).items()}
-                u = self.reference(rule, p, g, s, c)
-                p[...] = u if self.assigns else c["descend"](p, u)
-                if self.ema_decay is not None:
+                    sums = {name: lane_sum(x) for name, x in cls.sums(rule, p, g, s, c).items()}
+                    c |= {name: real(value) for name, value in cls.finish(rule, sums, p.size, scalars).items()}
+                u = cls.reference(rule, p, g, s, c)
+                p[...] = u if cls.assigns else c["descend"](p, u)
+                if self.ema_decay is not None and everything:
                     old, d = s[AVERAGE], self.ema_decay
                     s[AVERAGE][...] = real(d) * old + real(1.0 - d) * p if plan.updated(leaf) else p
 
@@ -712,11 +737,11 @@ class Optimizer(Snapshots):
         plan = self._bound()
         found = {}
         for leaf, (name, arrays) in enumerate(zip(plan.names, plan.states, strict=True)):
-            kept = {self._slots[slot]: array for slot, array in arrays.items()}
+            group = plan.tree.groups[leaf]
+            kept = {self._class_of(group)._slots[slot]: array for slot, array in arrays.items()}
             kept |= {
                 key: values[leaf : leaf + 1].reshape(()) for key, values in zip(self.numbers, plan.numbers, strict=True)
             }
-            group = plan.tree.groups[leaf]
             for key, values in zip(self.group_numbers, plan.group_numbers, strict=True):
                 kept[key] = values[group : group + 1].reshape(())
             found[name] = MappingProxyType(kept)
@@ -728,9 +753,11 @@ class Optimizer(Snapshots):
             # A look at what is wrong is not to fail on it.
             with suppress(TypeError, ValueError, RuntimeError), self._lock.reading():
                 self._plan.settle(self)
+        several = len({self._class_of(index) for index in range(len(self.param_groups))} - {type(self)}) > 0
         parts = [
-            ", ".join(f"{key}={value!r}" for key, value in group.items() if key != "params")
-            for group in self.param_groups
+            (f"{self._class_of(index).__name__}: " if several else "")
+            + ", ".join(f"{key}={value!r}" for key, value in group.items() if key != "params")
+            for index, group in enumerate(self.param_groups)
         ]
         parts.append(", ".join(f"{key}={value!r}" for key, value in self._options.items()))
         return f"{type(self).__name__}({'; '.join(parts)})"

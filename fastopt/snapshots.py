@@ -70,6 +70,7 @@ class _Fitting:
             raise ValueError(f"the snapshot has format {header.get('format')!r}: wanted at most {_FORMAT}")
         if header.get("optimizer") != kind:
             raise ValueError(f"the snapshot is of {header.get('optimizer')}: wanted one of {kind}")
+        optimizer._check_header(header)
         groups = _checked_groups(header.get("param_groups"), plan)
         for name in ("steps", "skipped"):
             _check_count(name, header.get(name))
@@ -89,13 +90,13 @@ class _Fitting:
         self.items: list[tuple[dict[str, Any], str, Any]] = []
         self._restored: Any = None
         for index, saved in enumerate(groups):
-            live = optimizer._own_group(index)
+            live, cls = optimizer._own_group(index), optimizer._class_of(index)
             group = {**saved, "params": live["params"]}
             for name, value in saved.items():
                 if name != "params":
-                    where, none = f"param_groups[{index}] was saved with", optimizer._may_be_none(name)
+                    where, none = f"param_groups[{index}] was saved with", cls._may_be_none(name)
                     group[name] = _live(value, live.get(name), none, where, name, self._schedule)
-            for name, one in optimizer.hyper_parameters.items():
+            for name, one in cls.hyper_parameters.items():
                 # An option that came later was off; a number that is not there is damage.
                 if name not in group and (one.default is False or one.default is None):
                     group[name] = one.default
@@ -110,7 +111,7 @@ class _Fitting:
         unknown = set(specs)
         wanted = plan.specs
         for leaf, name in enumerate(plan.names):
-            for slot, public in optimizer._slots.items():
+            for slot, public in optimizer._class_of(tree.groups[leaf])._slots.items():
                 key = f"{name}.{public}"
                 if key in specs:
                     _check_fit(key, specs[key], wanted[leaf])
@@ -121,7 +122,7 @@ class _Fitting:
         if unknown:
             raise ValueError(f"the snapshot has {min(unknown)}, which this optimizer has not")
         #: of each group, the slots that its leaves will have
-        self.slots = list(map(optimizer._in_order, _by_group(tree, self.keys)))
+        self.slots = _in_order(plan, _by_group(tree, self.keys))
         #: of each leaf, whether its state will be new; so is what it has here and not in the snapshot
         self.fresh = [
             name in fresh or counts[name] == 0 or not keys.keys() >= states.keys() - {AVERAGE}
@@ -190,12 +191,10 @@ class Snapshots:
         def _ready(self, but: str = "") -> Plan: ...
         def _plan_of(self, tree: Tree) -> Plan: ...
         def _own_group(self, index: int) -> dict[str, Any]: ...
-        @classmethod
-        def _may_be_none(cls, name: str) -> bool: ...
+        def _class_of(self, group: int) -> type[Any]: ...
+        def _tree_of(self, params: Any) -> Tree: ...
         def _terms(self, index: int, group: dict[str, Any], plan: Plan) -> Terms: ...
         def _wanted_slots(self, rule: str) -> tuple[str, ...]: ...
-        @classmethod
-        def _in_order(cls, slots: set[str]) -> tuple[str, ...]: ...
 
     def _header(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON can hold it; a schedule that is none of fastopt's is None."""
@@ -227,6 +226,9 @@ class Snapshots:
             ]
         return header
 
+    def _check_header(self, header: Mapping[str, Any]) -> None:
+        """Raise ValueError for a snapshot of an optimizer that was made otherwise."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot of the optimizer, parameters not included: copies that later steps leave alone.
 
@@ -243,8 +245,10 @@ class Snapshots:
             plan = self._ready()
             plan.settle(self)
             state: dict[str, dict[str, Any]] = {
-                name: {"step": count, **{self._slots[slot]: array for slot, array in arrays.items()}}
-                for name, count, arrays in zip(plan.names, plan.counts, _copied(plan.states), strict=True)
+                name: {"step": count, **{self._class_of(group)._slots[slot]: array for slot, array in arrays.items()}}
+                for name, group, count, arrays in zip(
+                    plan.names, plan.tree.groups, plan.counts, _copied(plan.states), strict=True
+                )
             }
             return {**self._header(), "state": state}
 
@@ -326,10 +330,11 @@ class Snapshots:
             plan.check_parameters()
             plan.settle(self)
             arrays: dict[str, Array] = {}
-            for name, array, state in zip(plan.names, plan.arrays, plan.states, strict=True):
+            for leaf, (name, array, state) in enumerate(zip(plan.names, plan.arrays, plan.states, strict=True)):
                 if params:
                     arrays[name] = array
-                arrays.update({f"{name}.{self._slots[slot]}": values for slot, values in state.items()})
+                public = self._class_of(plan.tree.groups[leaf])._slots
+                arrays.update({f"{name}.{public[slot]}": values for slot, values in state.items()})
             header = {**self._header(), "counts": dict(zip(plan.names, plan.counts, strict=True))}
             checkpoint.write(path, arrays, {"fastopt.optimizer": json.dumps(header), **own})
 
@@ -413,7 +418,7 @@ class Snapshots:
         with self._lock:
             plan = self._ready()
             tree = plan.tree
-            slots = list(map(self._in_order, _by_group(tree, plan.states)))
+            slots = _in_order(plan, _by_group(tree, plan.states))
             n = len(plan.arrays)
             numbers = _started(self.numbers, n), _started(self.group_numbers, len(tree.parts))
             restore(plan, slots, None, [{}] * n, [0] * n, [True] * n, 0, 0, numbers, [], False)
@@ -495,6 +500,7 @@ class Snapshots:
             captured = self._capture("bind")
             if tree.structure != captured["structure"]:
                 raise ValueError("params has another structure than the parameters this optimizer was made with")
+            tree = self._tree_of(params)
             plan = self._plan_of(tree)
             order = {path: leaf for leaf, path in enumerate(captured["paths"])}
             places = [order[path] for path in tree.paths]  # keys of a dict may come in another order
@@ -511,7 +517,7 @@ class Snapshots:
                     states[leaf] = {AVERAGE: plan.arrays[leaf], **states[leaf]}
             restore(
                 plan,
-                list(map(self._in_order, slots)),
+                _in_order(plan, slots),
                 None,
                 states,
                 [captured["counts"][place] for place in places],
@@ -585,6 +591,11 @@ def _by_group(tree: Tree, slots: Iterable[Iterable[str]]) -> list[set[str]]:
     for group, of_leaf in zip(tree.groups, slots, strict=True):
         found[group].update(of_leaf)
     return found
+
+
+def _in_order(plan: Plan, slots: list[set[str]]) -> list[tuple[str, ...]]:
+    """The slots of each group, in the order of the plan's."""
+    return [tuple(slot for slot in plan.slots if slot in of_group) for of_group in slots]
 
 
 def _names(plan: Plan) -> list[list[str]]:

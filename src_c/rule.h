@@ -238,6 +238,15 @@ static inline double added(const double *lane)
     }                                                                                                        \
     FINISH_HEAD_(rule, sum_names, given, made_names)
 
+/* Declares a rule whose class does the arithmetic itself: its kernels have nothing to do. */
+#define IN_NUMPY(rule, state, scalars)                                             \
+    static const char *const rule##_state[] = {EACH(NAME_, rule, state) NULL};     \
+    static const char *const rule##_scalars[] = {EACH(NAME_, rule, scalars) NULL}; \
+    static void rule##_nothing(const fo_span *x, const fo_coef *c) {}
+#define ENTRY_IN_NUMPY(rule)                                                                          \
+    {#rule, rule##_state, rule##_scalars, {rule##_nothing, rule##_nothing, rule##_nothing}, NULL, {NULL}, \
+     NULL, NULL}
+
 /* A rule's line in the table at the bottom of rules.c; that of a rule with SUMS; and with FINISH besides. */
 #define OF_KINDS_(rule) {rule##_FO_NO_DECAY, rule##_FO_COUPLED, rule##_FO_DECOUPLED}
 #define ENTRY(rule) {#rule, rule##_state, rule##_scalars, OF_KINDS_(rule), NULL, {NULL}, NULL, NULL}

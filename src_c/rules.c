@@ -741,6 +741,9 @@ SUMS(novograd, (), (), (gg))
     }
 }
 
+/* Products of matrices, which BLAS does (Jordan et al. 2024). */
+IN_NUMPY(muon, (m), (alpha, momentum, rest, ahead, a, b, c, eps, steps, match_adamw))
+
 /* The exponential moving average of parameters, of every optimizer with ema_decay. */
 RULE(ema, (e), (keep, rest, fresh))
 {
@@ -796,6 +799,7 @@ const fo_rule EXPORTED(rules)[] = {
     ENTRY_FINISH(cautious_adam),
     ENTRY_FINISH(cautious_nadam),
     ENTRY_SUMS(novograd),
+    ENTRY_IN_NUMPY(muon),
     ENTRY(ema),
     {0},
 };

@@ -78,7 +78,7 @@ def test_the_examples_in_readme_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("page", [README, ROOT / "docs/index.md"], ids=lambda page: page.name)
 def test_as_many_optimizers_are_promised_as_there_are(page):
-    assert f"[{len(OPTIMIZERS)} in all]" in page.read_text()
+    assert f"[{len(fastopt.optimizers.__all__) - 1} in all]" in page.read_text()
 
 
 @pytest.mark.parametrize("page", [README, CONTRIBUTING], ids=lambda page: page.name)
@@ -186,6 +186,7 @@ def test_every_public_name_has_a_docstring_that_tells_its_parameters(name):
     parameters = [p for p in inspect.signature(thing).parameters if p not in ("self", "cls")]
     inner = name.rsplit(".", 1)[1] in {
         "check_together",
+        "check_parameter",
         "average",
         "rule",
         "kind",

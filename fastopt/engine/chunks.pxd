@@ -5,7 +5,7 @@ from .kernels cimport FO_MAX_STATE, FO_REALS, fo_coef, fo_finisher, fo_kernel, f
 
 cdef enum:
     CHUNK_ELEMENTS = 4096
-    MAX_SLOTS = FO_MAX_STATE + 1  # of a leaf: those of rules, and the average of every optimizer
+    MAX_SLOTS = 8            # of a leaf: those of rules, several with `Split`, and last the average of every optimizer
     WHOLE = 16               # chunks: a leaf that has no more is summed and updated at once, while it is in caches
 
 cdef struct Leaf:

@@ -19,6 +19,7 @@ cdef class Terms:
     cdef bint moves            # whether there are any
     cdef object check
     cdef readonly str rule, kind
+    cdef readonly bint in_numpy  # whether the class does the rule's arithmetic
     cdef object scalars
     cdef dict more             # what these take by name in any step
     cdef tuple names           # of the rule's scalars, in order

@@ -100,15 +100,17 @@ cdef class Terms:
         Whether the learning rate is a schedule that can be called with an array of steps.
     plain : bool
         Whether any finite number of at least 0 is a learning rate.
+    in_numpy : bool
+        Whether the class does the rule's arithmetic itself.
     """
 
     def __init__(self, dict live, list source, dict values, str rule, str kind, object scalars, object wants,
-                 dict moving, object check, bint ahead, bint plain):
+                 dict moving, object check, bint ahead, bint plain, bint in_numpy):
         fo_watch(live)
         self.live, self.source, self.flush = live, source, flush
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
         self.wants_fresh, self.wants_lr, self.wants_numbers = "fresh" in wants, "lr" in wants, "numbers" in wants
-        self.wants_sums = "sums" in wants
+        self.wants_sums, self.in_numpy = "sums" in wants, in_numpy
         self.more = {"rule": rule} if "rule" in wants else {}
         self.now, self.moving, self.check, self.asked_rate = values, moving, check, -1.0
         self.moves = bool(moving)

@@ -22,6 +22,7 @@ cdef class Groups(State):
     cdef double *rates              # [groups]: learning rates of this step
     cdef double *totals             # [leaves][FO_MAX_SUMS]: of first passes over leaves
     cdef First sums
+    cdef bint in_numpy              # whether a class does its rule's arithmetic
     cdef double scale               # gradient factor of this step
     cdef const fo_variant *variant
 
@@ -48,3 +49,4 @@ cdef class Change:
     cdef First sums
 
     cdef void withdraw(self, Groups plan) noexcept
+    cdef bint in_numpy(self) noexcept

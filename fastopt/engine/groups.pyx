@@ -31,6 +31,13 @@ cdef class Change:
     def __dealloc__(self):
         PyMem_Free(self.bindings)
 
+    cdef bint in_numpy(self) noexcept:
+        """Whether a class does its rule's arithmetic itself."""
+        for terms in self.terms:
+            if (<Terms>terms).in_numpy:
+                return True
+        return False
+
     cdef void withdraw(self, Groups plan) noexcept:
         """The step is refused: state that will not be there is not new."""
         if self.stock is not None:
@@ -137,6 +144,7 @@ cdef class Groups(State):
     cdef void adopt(self, Change change) noexcept:
         """Go on with changed groups on their new terms."""
         cdef Py_ssize_t i
+        cdef bint in_numpy = change.in_numpy()
         cdef const Binding *b
         if change.stock is not None:
             self.install(change.stock)
@@ -146,6 +154,7 @@ cdef class Groups(State):
             b = &self.bindings[self.leaves[i].group]
             self.leaves[i].arrays = 2 + b.n_state + (b.average[self.leaves[i].real] != NULL)
         self.sums = change.sums
+        self.in_numpy = in_numpy
         self.renumber()
 
     cdef First first_passes(self, const Binding *bindings) noexcept:

@@ -37,6 +37,7 @@ cdef class Leaves:
     cdef list references            # weak ones to the parameters: NumPy resizes no array that has one
     cdef list mapped                # leaves whose parameters lie in memory maps
     cdef bint single, flat          # the tree is one array, or a flat list
+    cdef list order                 # of leaves in the tree; None where it is the plan's
     cdef bint zero_gradients        # once they are used
     cdef bint stale                 # Python ran since parameters and gradients were looked at
     cdef Layout all                 # the leaves of all groups

@@ -115,7 +115,7 @@ cdef class Leaves:
         cdef Watch *h
         cdef cnp.ndarray a
         self.tree = tree
-        self.single, self.flat = tree.single, tree.flat
+        self.single, self.flat, self.order = tree.single, tree.flat, tree.order
         self.structure = tree.structure[1]
         self.arrays, self.names, self.gradient_names = tree.leaves, tree.names, tree.gradient_names
         self.n_leaves = len(self.arrays)
@@ -225,6 +225,8 @@ cdef class Leaves:
                     leaves = self.tree.take_apart(grads)  # which raises, and says where
             except IndexError:
                 raise RuntimeError("grads changed while it was read") from None
+            if self.order is not None:
+                leaves = list(map(leaves.__getitem__, self.order))
         for i in range(self.n_leaves):
             if one:
                 x = grads

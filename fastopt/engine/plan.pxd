@@ -26,7 +26,7 @@ cdef class Plan(Groups):
     cdef Change fold(self, object owner, list changes)
     cdef bint update(self, Change change) noexcept
     cdef bint counted(self) noexcept
-    cdef bint update_by_reference(self, object owner, Change change) except -1
+    cdef bint update_by_reference(self, object owner, Change change, bint everything) except -1
     cdef int zero_bad_gradients(self) except -1
     cdef int fold_in(self, list terms, const Binding *bindings, First sums) except -1
     cdef void sum_up(self, const Binding *bindings, bint for_class) noexcept

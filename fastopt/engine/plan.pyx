@@ -124,8 +124,8 @@ cdef class Plan(Groups):
                 if forks != generation:
                     self.notice_fork()
                     raise RuntimeError(FORKED)
-                if by_reference:
-                    left = self.update_by_reference(owner, change)
+                if by_reference or (self.in_numpy if change is None else change.in_numpy()):
+                    left = self.update_by_reference(owner, change, by_reference)
                 else:
                     left = self.update(change)
                 done = True
@@ -244,18 +244,24 @@ cdef class Plan(Groups):
         self.unlooked = self.looks_ahead
         return self.end_step(True)
 
-    cdef bint update_by_reference(self, object owner, Change change) except -1:
-        """Acts 4 and 5 in Python: signals wait until they are over, and if they fail the optimizer is torn."""
+    cdef bint update_by_reference(self, object owner, Change change, bint everything) except -1:
+        """Acts 4 and 5 in Python, of all classes, or of those alone that do their arithmetic themselves.
+
+        Signals wait until they are over, and if they fail the optimizer is torn.
+        """
         cdef bint left = False
         with held():
             self.lock.writing = True
             try:
                 if change is not None:
                     self.adopt(change)
-                owner._update_by_reference()
-                if self.zero_gradients:
-                    self.sweep(ZERO_GRADIENTS)
-                left = self.counted()
+                owner._update_by_reference(everything)
+                if not everything:
+                    left = self.update(None)
+                else:
+                    if self.zero_gradients:
+                        self.sweep(ZERO_GRADIENTS)
+                    left = self.counted()
             except BaseException:
                 self.tear()
                 raise

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..optimizer import Optimizer
 
-#: every optimizer by its name: what the package, the command, the tests, the benchmarks and the pages go through
+#: every optimizer of arrays of any shape, by its name: what the command, the tests, the benchmarks and the pages go
+#: through
 OPTIMIZERS: dict[str, type[Optimizer]]
 
 _MODULES: dict[str, str] = {}  # by class
@@ -49,6 +50,7 @@ if _now("schedule_free", "ScheduleFreeSGD ScheduleFreeAdamW"): from .schedule_fr
 if _now("layerwise", "LAMB LARS"): from .layerwise import *
 if _now("stable_adamw", "StableAdamW"): from .stable_adamw import *
 if _now("novograd", "NovoGrad"): from .novograd import *
+if _now("muon", "Muon"): from .muon import *
 # fmt: on
 
 if not TYPE_CHECKING:
@@ -61,7 +63,8 @@ if not TYPE_CHECKING:
     def __getattr__(name: str) -> Any:
         """Import what is asked for."""
         if name == "OPTIMIZERS":
-            found: Any = {one: globals().get(one) or __getattr__(one) for one in _MODULES}
+            classes = {one: globals().get(one) or __getattr__(one) for one in _MODULES}
+            found: Any = {one: cls for one, cls in classes.items() if not cls.in_numpy}
         elif name in _MODULES:
             from importlib import import_module
 

@@ -81,6 +81,7 @@ class Adam(Cautious):
     eps: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-8)
     amsgrad: Hyper[bool] = Hyper(hyper.flag, default=False)
     eps_hat: Hyper[bool] = Hyper(hyper.flag, default=False)
+    cautious: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
     def rule(cls, h: Values) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .. import hyper
-from ..optimizer import Hyper, Optimizer
+from ..optimizer import Optimizer
 
 __all__: list[str] = []
 
@@ -16,8 +15,6 @@ class Cautious(Optimizer):
     Elements of the update whose sign is not the gradient's are set to 0, and the others multiplied by the reciprocal of
     their share in the parameter, or by 1000 at most. An element whose update or gradient is NaN is not masked.
     """
-
-    cautious: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @staticmethod
     def finish(rule: str, sums: Mapping[str, float], n: int, c: Mapping[str, float]) -> Mapping[str, float]:

@@ -83,6 +83,7 @@ class NAdam(Cautious):
     eps: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-8)
     momentum_decay: Hyper[Rate] = Hyper(hyper.nonnegative, default=4e-3)
     eps_hat: Hyper[bool] = Hyper(hyper.flag, default=False)
+    cautious: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
     def rule(cls, h: Values) -> str:

@@ -199,6 +199,7 @@ class Lion(Cautious):
     slots: ClassVar[Mapping[str, str]] = {"m": "exp_avg"}
     lr: Hyper[Rate] = Hyper(hyper.learning_rate, default=1e-4, kw_only=False)
     betas: Hyper[tuple[float, float]] = Hyper(hyper.betas, default=(0.9, 0.99))
+    cautious: Hyper[bool] = Hyper(hyper.flag, default=False)
     decoupled: Hyper[bool] = Hyper(hyper.flag, default=True)
 
     @classmethod
