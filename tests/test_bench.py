@@ -42,8 +42,9 @@ def test_gpt2_small_has_its_148_shapes_and_124439808_parameters() -> None:
 
 
 def test_every_rule_of_the_engine_is_measured() -> None:
-    # the same loops with an option more, the second call of ema_decay, and the two to the looked-ahead point and back
-    unmeasured = {"rmsprop_centered_momentum", "amsbound", "ema", "lookahead", "restore"}
+    # the same loops with an option more, what follows NumPy's part of Muon or comes with ema_decay, and the two to the
+    # looked-ahead point and back
+    unmeasured = {"rmsprop_centered_momentum", "amsbound", "muon", "ema", "lookahead", "restore"}
     measured = set()
     for case in all_cases().values():
         optimizer = steps.prepared(Data([(3,)], "float32", case.state), case).optimizer
