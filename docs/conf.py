@@ -41,7 +41,7 @@ numpydoc_validation_exclude = {
 }
 
 #: modules whose ``__all__`` must be in the API reference
-PUBLIC = ["fastopt", "fastopt.schedules", "fastopt.checkpoint"]
+PUBLIC = ["fastopt", "fastopt.schedules", "fastopt.checkpoint", "fastopt.convert"]
 
 
 def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 import typing
 
 from . import optimizers
+from .names import available, create
 from .optimizer import Optimizer
 from .threads import (
     get_flush_denormals,
@@ -25,7 +26,7 @@ from .threads import (
 )
 
 if typing.TYPE_CHECKING:
-    from . import checkpoint, schedules
+    from . import checkpoint, convert, schedules
     from .optimizers import *  # noqa: F403
     from .split import Split
 
@@ -33,7 +34,10 @@ __all__ = [
     "Optimizer",
     "Split",
     "__version__",
+    "available",
     "checkpoint",
+    "convert",
+    "create",
     "get_flush_denormals",
     "get_num_threads",
     "schedules",
@@ -53,10 +57,10 @@ if not typing.TYPE_CHECKING:
     __all__ += optimizers.__all__
 
     def __getattr__(name: str) -> object:
-        """Import the optimizers and these two when they are first asked for: they take longer than all the rest."""
+        """Import the optimizers and these when they are first asked for: they take longer than all the rest."""
         if name in optimizers.__all__:
             return globals().setdefault(name, getattr(optimizers, name))
-        if name in ("checkpoint", "schedules"):
+        if name in ("checkpoint", "convert", "schedules"):
             from importlib import import_module
 
             return import_module(f"{__name__}.{name}")

@@ -39,6 +39,7 @@ __all__ = [
     "etas",
     "flag",
     "fraction",
+    "growth",
     "interpolation_betas",
     "is_schedule",
     "learning_rate",
@@ -241,6 +242,13 @@ def constant(name: str, value: Any) -> float:
 def positive(name: str, value: Any) -> float:
     """Check for a finite number above 0."""
     return _number(name, value, "a finite number above 0", 0, math.inf, open_low=True, open_high=True)
+
+
+def growth(name: str, value: Any) -> float:
+    """Check for a number of at least 1, which may be infinite."""
+    if isinstance(value, float) and value == math.inf:
+        return math.inf
+    return _number(name, value, "a number of at least 1", 1, math.inf, open_low=False, open_high=True)
 
 
 def fraction(name: str, value: Any) -> float:

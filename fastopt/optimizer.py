@@ -133,6 +133,8 @@ class Optimizer(Snapshots):
     group_numbers: ClassVar[Mapping[str, float]] = {}
     #: whether gradients are to be computed inside ``with opt.lookahead():``
     looks_ahead: ClassVar[bool] = False
+    #: hyper-parameters that all groups must have in common
+    same_in_groups: ClassVar[tuple[str, ...]] = ()
     #: whether `reference` does the arithmetic of `step` too
     in_numpy: ClassVar[bool] = False
     #: whether kernels divide by `eps`, in the parameters' type
@@ -182,7 +184,8 @@ class Optimizer(Snapshots):
         parameter of a group that takes part: `t`, `fresh` and the numbers of parameters are arrays with an element for
         each, numbers of the group are floats, and what these become is returned third, a dict. `sums`, of a class with
         numbers: what its rule's first pass adds up over each parameter, by name; None before that pass, when it is
-        asked for the scalars that the pass needs.
+        asked for the scalars that the pass needs. `totals`, instead: the sums over all parameters whose learning rate
+        is not 0, floats, and the largest learning rate under ``"lr"``.
         """
         raise NotImplementedError
 
@@ -387,6 +390,17 @@ class Optimizer(Snapshots):
         """Check one live group, and leave its hyper-parameters in their normal form."""
         return self._terms(index, self._own_group(index), self._bound())
 
+    def _check_groups(self, terms: list[Terms]) -> None:
+        """Check what groups must have in common."""
+        for name in self.same_in_groups:
+            for index, one in enumerate(terms):
+                if one.values[name] != terms[0].values[name]:
+                    value, wanted = one.values[name], terms[0].values[name]
+                    raise ValueError(
+                        f"params[{index}][{name!r}] is {value!r}: wanted {wanted!r}, since all groups of "
+                        f"{type(self).__name__} have one"
+                    )
+
     def _terms(self, index: int, group: Values, plan: Plan) -> Terms:
         """Check a group, and say what it comes to.
 
@@ -459,7 +473,7 @@ class Optimizer(Snapshots):
         for base in cls.__mro__:
             if "scalars" in vars(base):
                 code = vars(base)["scalars"].__func__.__code__
-                found |= {"rule", "fresh", "lr", "numbers", "sums"} & {
+                found |= {"rule", "fresh", "lr", "numbers", "sums", "totals"} & {
                     *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
                 }
                 if not code.co_flags & 0x08:  # else it hands on what it gets by name

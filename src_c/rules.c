@@ -741,6 +741,35 @@ SUMS(novograd, (), (), (gg))
     }
 }
 
+/* Adam whose learning rate is an estimate of the distance to go (Mishchenko & Defazio 2023, algorithm 4): tau1, tau2 and
+ * weight are in proportion to the old one, eps to the new one. x is where the parameter began. */
+RULE(prodigy, (m, v, s, x), (alpha, beta1, tau1, beta2, tau2, beta3, weight, eps, fresh, stretch))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v), s = LOAD(s), x = LOAD(x);
+        const real g = GRAD(p);
+        x = fresh != 0 ? p : x;
+        m = beta1 * m + tau1 * g;
+        v = beta2 * v + tau2 * (g * g);
+        s = beta3 * s + weight * g;
+        p = p - stretch * DECAYED(p, alpha * (m / (SQRT(v) + eps)));
+        STORE(m);
+        STORE(v);
+        STORE(s);
+        STORE(x);
+        STORE(p);
+    }
+}
+SUMS(prodigy, (s, x), (beta3, weight, fresh), (gained, away))
+{
+    for (ELEMENTS) {
+        const real p = LOAD(p), x = fresh != 0 ? p : LOAD(x);
+        const real g = GRAD(p), s = beta3 * LOAD(s) + weight * g;
+        ADD(gained, (double)g * (x - p));
+        ADD(away, ABS(s));
+    }
+}
+
 /* Products of matrices, which BLAS does (Jordan et al. 2024). */
 IN_NUMPY(muon, (m), (alpha, momentum, rest, ahead, a, b, c, eps, steps, match_adamw))
 
@@ -799,6 +828,7 @@ const fo_rule EXPORTED(rules)[] = {
     ENTRY_FINISH(cautious_adam),
     ENTRY_FINISH(cautious_nadam),
     ENTRY_SUMS(novograd),
+    ENTRY_SUMS(prodigy),
     ENTRY_IN_NUMPY(muon),
     ENTRY(ema),
     {0},

@@ -33,10 +33,10 @@ if os.environ.get("FASTOPT_EVERY_CLASS") == "1":
 
 # What the rule of a class does that tests of all classes must know of.
 # An Inf in p reaches the update.
-READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS", "LAMB", "NovoGrad"}
+READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS", "LAMB", "NovoGrad", "Prodigy"}
 MOVE_WITHOUT_GRADIENT = {"ASGD", "Ftrl"}  # by a decay of their own
 # Another lr, other state.
-RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS"}
+RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS", "Prodigy"}
 REFUSE_RATE_0 = {"Ftrl", "AdaBound"}  # which they divide by
 DECAY_INSIDE = {"Adan", "ScheduleFreeAdamW", "NovoGrad"}  # the rule, so that no decay_mask can leave it out
 
@@ -220,6 +220,21 @@ RECORDS = [
     record("StableAdamW", "without decay", oracles.stable_adamw, betas=(0.5, 0.8), eps=0.1, weight_decay=0.0),
     record("NovoGrad", "", oracles.novograd),
     record("NovoGrad", "averaging, large eps", oracles.novograd, betas=(0.8, 0.5), eps=0.1, grad_averaging=True),
+    # Its sums are over all parameters: test_first_passes.py has its formula.
+    record("Prodigy", "", None, d0=0.1),
+    record(
+        "Prodigy",
+        "all terms",
+        None,
+        betas=(0.8, 0.9),
+        beta3=0.5,
+        eps=1e-3,
+        use_bias_correction=True,
+        safeguard_warmup=True,
+        d0=0.01,
+        d_coef=2.0,
+        growth_rate=1.5,
+    ),
     record("Lion", "cautious", oracles.lion, betas=(0.8, 0.3), cautious=True),
     record("Adam", "cautious", oracles.adam, betas=(0.5, 0.8), cautious=True),
     record("NAdam", "cautious", oracles.nadam, betas=(0.5, 0.8), cautious=True),

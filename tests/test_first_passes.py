@@ -17,6 +17,7 @@ CASES = [
     (fastopt.LAMB, {"weight_decay": 0.1}),
     (fastopt.StableAdamW, {}),
     (fastopt.NovoGrad, {"weight_decay": 0.1}),
+    (fastopt.Prodigy, {"weight_decay": 0.1, "d0": 0.01}),
     (fastopt.AdamW, {"cautious": True}),
     (fastopt.NAdam, {"cautious": True}),
 ]
@@ -148,3 +149,86 @@ def test_a_class_that_fails_over_its_sums_leaves_every_byte_as_it_was(n):
     for one in (opt, twin):
         one.step([np.full(n, n**-0.5), np.ones(3)])
     assert bits(opt) == bits(twin)
+
+
+def prodigy(params, steps, lr, betas, beta3, eps, decay, d0, coef, growth, correct, safeguard):
+    """Mishchenko & Defazio 2023, algorithm 4, in extended precision: parameters, and d after each step."""
+    p = [x.astype(np.longdouble) for x in params]
+    first, m, v, s = [x.copy() for x in p], *([np.zeros_like(x) for x in p] for _ in range(3))
+    (beta1, beta2), d, largest, numerator, found = betas, d0, d0, 0.0, []
+    for t, grads in enumerate(steps, start=1):
+        rate = d * lr * (np.sqrt(1 - beta2**t) / (1 - beta1**t) if correct else 1)
+        for i, g in enumerate(grads):
+            m[i] = beta1 * m[i] + (1 - beta1) * d * g
+            v[i] = beta2 * v[i] + (1 - beta2) * d * d * g * g
+            s[i] = beta3 * s[i] + d / d0 * (d if safeguard else rate) * g
+        gained = sum((g * (x - y)).sum() for g, x, y in zip(grads, first, p, strict=True))
+        numerator = beta3 * numerator + d / d0 * rate * gained
+        hat = coef * numerator / sum(abs(x).sum() for x in s)
+        old, largest = d, max(largest, hat)
+        d = min(largest, (max(d, hat) if d == d0 else d) * growth)
+        for i in range(len(p)):
+            p[i] = p[i] - rate * (m[i] / (np.sqrt(v[i]) + d * eps) + decay * p[i])
+        found.append(d)
+        assert old > 0
+    return p, found
+
+
+@pytest.mark.parametrize("n", [5, 20 * C])
+@pytest.mark.parametrize(
+    ("growth", "correct", "safeguard"), [(np.inf, False, False), (1.25, True, False), (np.inf, False, True)]
+)
+def test_prodigys_steps_are_the_papers(growth, correct, safeguard, n):
+    rng = np.random.default_rng(0)
+    params = [rng.normal(size=n), rng.normal(size=(2, 3))]
+    steps = [[0.2 * rng.normal(size=x.shape) + 1.0 for x in params] for _ in range(8)]
+    options = {"betas": (0.8, 0.9), "beta3": 0.7, "eps": 1e-3, "weight_decay": 0.1, "d0": 0.01, "d_coef": 2.0}
+    options |= {"growth_rate": growth, "use_bias_correction": correct, "safeguard_warmup": safeguard}
+    wanted, d = prodigy(params, steps, 0.5, (0.8, 0.9), 0.7, 1e-3, 0.1, 0.01, 2.0, growth, correct, safeguard)
+    opt = fastopt.Prodigy(params, lr=0.5, **options)
+    for grads, now in zip(steps, d, strict=True):
+        opt.step(grads)
+        assert opt.state["params[0]"]["d"] == pytest.approx(float(now), rel=1e-12)
+        assert opt.state["params[0]"]["d"] == opt.state["params[1]"]["d"]
+    assert d[-1] > 2 * d[0] > 0.01
+    assert all(np.allclose(x, y.astype(float), rtol=1e-11) for x, y in zip(params, wanted, strict=True))
+
+
+def test_all_groups_of_prodigy_have_one_d():
+    a, b, c = np.ones(3), np.ones(2), np.ones(2)
+    one = fastopt.Prodigy([{"params": a}, {"params": b, "lr": 0.0}, {"params": c, "weight_decay": 0.0}], d0=0.1)
+    two = fastopt.Prodigy([np.ones(3), np.ones(2)], d0=0.1)
+    for k in range(4):
+        one.step([np.full(3, 1.0 + k), np.full(2, 100.0), np.full(2, -1.0)])
+        two.step([np.full(3, 1.0 + k), np.full(2, -1.0)])
+    assert a.tolist() == two.params[0].tolist()
+    assert b.tolist() == [1, 1]
+    assert len({float(state["d"]) for state in one.state.values()}) == 1
+    assert one.state["params[1]['params']"]["d"] == two.state["params[0]"]["d"] > 0.1
+
+
+def test_what_groups_of_prodigy_have_in_common_cannot_differ():
+    with pytest.raises(ValueError, match=r"params\[1\]\['betas'\] is \(0.5, 0.5\): wanted \(0.9, 0.999\), since all"):
+        fastopt.Prodigy([{"params": np.ones(2)}, {"params": np.ones(2), "betas": (0.5, 0.5)}])
+    opt = fastopt.Prodigy([{"params": np.ones(2)}, {"params": np.ones(2)}])
+    opt.betas = (0.5, 0.5)
+    opt.step([np.ones(2), np.ones(2)])
+    opt.param_groups[1]["d_coef"] = 2.0
+    with pytest.raises(ValueError, match="d_coef"):
+        opt.step([np.ones(2), np.ones(2)])
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_prodigy_waits_for_a_gradient(reference):
+    w = np.ones(3)
+    opt = fastopt.Prodigy(w, weight_decay=0.1)
+    step = opt.reference_step if reference else opt.step
+    step(np.zeros(3))
+    assert w.tolist() == [1, 1, 1]
+    step(np.ones(3))
+    assert (w < 1).all()
+    w = np.ones(3)
+    opt = fastopt.Prodigy(w)
+    step = opt.reference_step if reference else opt.step
+    step(np.array([1.0, np.nan, 1.0]))
+    assert np.isnan(w).tolist() == [False, True, False]

@@ -118,7 +118,10 @@ WRONG |= {
         ((1.0, 1.0), ValueError, f"[1] is 1.0: {FRACTION}"),
     ],
 }
-WRONG[hyper.optional(hyper.positive)] = [row for row in WRONG[hyper.positive] if row[0] is not None]
+AT_LEAST_1 = "wanted a number of at least 1"
+WRONG[hyper.growth] = [row for row in numbers(AT_LEAST_1, (0.5, ValueError, " is 0.5: ")) if row[0] != np.inf]
+for check in (hyper.positive, hyper.fraction):
+    WRONG[hyper.optional(check)] = [row for row in WRONG[check] if row[0] is not None]
 ROWS = [
     (cls, name, *row)
     for cls in OPTIMIZERS.values()

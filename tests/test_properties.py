@@ -107,6 +107,8 @@ VALUES = {
     hyper.proportions: st.tuples(UP_TO_1, UP_TO_1),
     hyper.constant: st.just(0.0) | NUMBER,
     hyper.optional(hyper.positive): st.none() | st.floats(1e-3, 1e3),
+    hyper.optional(hyper.fraction): st.none() | BELOW_1,
+    hyper.growth: st.just(np.inf) | st.floats(1, 4),
     hyper.above_0: st.floats(1e-3, 1),
     hyper.whole: st.integers(0, 5),
     hyper.interpolation_betas: st.tuples(st.floats(1e-3, 1), BELOW_1),

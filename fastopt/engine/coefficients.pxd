@@ -29,7 +29,8 @@ cdef class Terms:
     cdef readonly bint wants_fresh      # whether they depend on the state being new,
     cdef bint wants_lr                  # on the learning rate otherwise than as a factor,
     cdef bint wants_numbers             # on numbers that the class keeps,
-    cdef bint wants_sums                # or on the sums of a first pass
+    cdef bint wants_sums                # on the sums of a first pass over each leaf,
+    cdef bint wants_totals              # or on those over all leaves
     cdef double asked_rate              # the learning rate that those in the table are for
     cdef bint one                       # ask for one step only, next time
     cdef bint times_lr[FO_MAX_SCALARS]  # which of them are to be multiplied by the learning rate

@@ -90,7 +90,7 @@ cdef class Terms:
     scalars : callable
         The class's ``scalars(values, t)``.
     wants : set of str
-        What it takes besides: "rule", "fresh", "lr", "numbers", "sums".
+        What it takes besides: "rule", "fresh", "lr", "numbers", "sums", "totals".
     moving : dict of str to callable
         Hyper-parameters besides the learning rate that are schedules, and functions of the number of steps that give
         their values, checked.
@@ -110,7 +110,7 @@ cdef class Terms:
         self.live, self.source, self.flush = live, source, flush
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
         self.wants_fresh, self.wants_lr, self.wants_numbers = "fresh" in wants, "lr" in wants, "numbers" in wants
-        self.wants_sums, self.in_numpy = "sums" in wants, in_numpy
+        self.wants_sums, self.wants_totals, self.in_numpy = "sums" in wants, "totals" in wants, in_numpy
         self.more = {"rule": rule} if "rule" in wants else {}
         self.now, self.moving, self.check, self.asked_rate = values, moving, check, -1.0
         self.moves = bool(moving)
@@ -171,8 +171,8 @@ cdef class Terms:
     cdef dict ask_each(self, object steps, object fresh, double lr, dict numbers, object sums):
         """Put the scalars of leaves that are in these steps, with these numbers, into `rows`; what these become."""
         cdef dict more = dict(self.more, numbers=numbers)
-        if self.wants_sums:
-            more["sums"] = sums
+        if self.wants_sums or self.wants_totals:
+            more["sums" if self.wants_sums else "totals"] = sums
         if self.wants_fresh:
             more["fresh"] = fresh
         if self.wants_lr:

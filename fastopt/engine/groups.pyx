@@ -43,6 +43,8 @@ cdef class Change:
         if self.stock is not None:
             for leaf in self.stock.renewed:
                 plan.watches[<Py_ssize_t>leaf].fresh = False
+            if self.stock.lent:
+                plan.take_back(self.stock)
 
 
 cdef class Groups(State):
@@ -108,6 +110,8 @@ cdef class Groups(State):
                 if found is None:
                     found = []
                 found.append((group, owner._check_group(group)))
+        if found is not None and self.n_groups > 1:
+            owner._check_groups(self.terms_after(found))
         return found
 
     cdef list terms_after(self, list changes):
@@ -272,9 +276,31 @@ cdef class Groups(State):
         self.n_coefs = 0
         for group in range(self.n_groups):
             own = terms[group]
-            if own.wants_sums:
+            if own.wants_sums or own.wants_totals:
                 self.set_each(group, own, False)
         return 0
+
+    cdef dict sums_of(self, Terms own, list leaves):
+        """What the first pass over each of these leaves added up, by name."""
+        cdef Py_ssize_t i, k, row
+        found = np.empty((len(own.sums), len(leaves)))
+        for k, i in enumerate(leaves):
+            for row in range(len(own.sums)):
+                found[row, k] = self.totals[i * FO_MAX_SUMS + row]
+        return dict(zip(own.sums, found))
+
+    cdef dict totals_of(self, Terms own):
+        """The sums over all leaves whose learning rate is not 0, by name; and the largest of these rates, `lr`."""
+        cdef Py_ssize_t i, row
+        cdef dict found = dict.fromkeys(own.sums, 0.0)
+        found["lr"] = 0.0
+        for i in range(self.n_leaves):
+            if self.leaves[i].active and self.rates[self.leaves[i].group] > 0:
+                for row, name in enumerate(own.sums):
+                    found[name] += self.totals[i * FO_MAX_SUMS + row]
+        for i in range(self.n_groups):
+            found["lr"] = max(found["lr"], self.rates[i])
+        return found
 
     cdef int set_each(self, int group, Terms own, bint summed) except -1:
         """The same for a class with numbers of its own, which is asked about each leaf in each step."""
@@ -293,11 +319,9 @@ cdef class Groups(State):
         numbers.update(zip(self.group_number_names, self.group_numbers[:, group].tolist()))
         sums = None
         if own.wants_sums and summed:
-            totals = np.empty((len(own.sums), len(active)))
-            for k, i in enumerate(active):
-                for row in range(len(own.sums)):
-                    totals[row, k] = self.totals[i * FO_MAX_SUMS + <Py_ssize_t>row]
-            sums = dict(zip(own.sums, totals))
+            sums = self.sums_of(own, active)
+        elif own.wants_totals and summed:
+            sums = self.totals_of(own)
         new = own.ask_each(t, fresh, self.rates[group], numbers, sums)
         if new.keys() != numbers.keys():
             raise KeyError(f"scalars() gave the numbers {sorted(new)}: wanted {sorted(numbers)}")

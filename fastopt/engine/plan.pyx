@@ -189,6 +189,8 @@ cdef class Plan(Groups):
             self.stale = True
             change = self.prepared(owner, changes)
             try:
+                if change.stock is not None and change.sums == FOR_CLASS:
+                    self.lend(change.stock)
                 self.fold_in(change.terms, change.bindings, change.sums)
             except BaseException:
                 change.withdraw(self)

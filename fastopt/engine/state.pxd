@@ -12,6 +12,7 @@ cdef class Stock:
     cdef Layout new              # the new arrays, as leaves of their own
     cdef list places             # (leaf, slot) of each
     cdef list renewed            # leaves that had no new state before
+    cdef bint lent               # first passes have been given it already
     cdef Extent *extents         # of all memory as it will be
     cdef Py_ssize_t n_extents
 
@@ -28,4 +29,6 @@ cdef class State(Leaves):
 
     cdef void keep_numbers(self) noexcept
     cdef Stock stock(self, list wanted)
+    cdef void lend(self, Stock stock) noexcept
+    cdef void take_back(self, Stock stock) noexcept
     cdef void install(self, Stock stock) noexcept

@@ -129,8 +129,8 @@ cdef class State(Leaves):
         self.sweeper.reserve(&stock.new, 0)
         return stock
 
-    cdef void install(self, Stock stock) noexcept:
-        """Give leaves the state that was taken for them: zeros, and averages that are copies of their parameters."""
+    cdef void lend(self, Stock stock) noexcept:
+        """Let leaves have the state that was taken for them: zeros, and averages that are copies of their parameters."""
         cdef Py_ssize_t i, leaf
         cdef Sweep w
         w.what, w.all, w.sums = START_STATE, &stock.new, False
@@ -138,6 +138,20 @@ cdef class State(Leaves):
         for i in range(stock.new.n_leaves):
             leaf = stock.places[i][0]
             self.leaves[leaf].s[<int>stock.places[i][1]] = stock.new.leaves[i].p
+        stock.lent = True
+
+    cdef void take_back(self, Stock stock) noexcept:
+        """The state will not be there."""
+        cdef Py_ssize_t i, leaf
+        for i in range(stock.new.n_leaves):
+            leaf = stock.places[i][0]
+            self.leaves[leaf].s[<int>stock.places[i][1]] = NULL
+
+    cdef void install(self, Stock stock) noexcept:
+        """Give leaves that state for good."""
+        cdef Py_ssize_t i
+        if not stock.lent:
+            self.lend(stock)
         for i in range(self.n_leaves):
             self.watches[i].cleared = NULL  # a gradient may have lain where there is state now
         self.states, stock.states = stock.states, self.states

@@ -50,6 +50,7 @@ if _now("schedule_free", "ScheduleFreeSGD ScheduleFreeAdamW"): from .schedule_fr
 if _now("layerwise", "LAMB LARS"): from .layerwise import *
 if _now("stable_adamw", "StableAdamW"): from .stable_adamw import *
 if _now("novograd", "NovoGrad"): from .novograd import *
+if _now("prodigy", "Prodigy"): from .prodigy import *
 if _now("muon", "Muon"): from .muon import *
 # fmt: on
 
