@@ -692,7 +692,7 @@ class Optimizer(Snapshots):
                 kind, factor, decay, scalars = plan.coefficients(leaf)
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
                 flat, real = _as_it_is if cls.in_numpy else _flattening(array), array.dtype.type
-                p, g = flat(array), real(factor) * flat(gradient)
+                p, g = flat(array), np.asarray(real(factor) * flat(gradient))
                 if self.clip_value is not None:
                     g = clamp(g, -self.clip_value, self.clip_value)
                 if kind == "coupled":

@@ -395,8 +395,8 @@ class Snapshots:
                     plan.mend()
                 return
             pairs = zip(fitting.keys, plan.arrays, strict=True)
-            states = [{slot: np.empty_like(like, subok=False) for slot in keys} for keys, like in pairs]
-            new = [np.empty_like(like, subok=False) for like in plan.arrays] if params else []
+            states = [{slot: _unset(like, reader.specs[key][1]) for slot, key in keys.items()} for keys, like in pairs]
+            new = [_unset(like, like.shape) for like in plan.arrays] if params else []
             reader.read(wanted(states, new))
             fitting.replace(self, states, new if params else None)
 
@@ -595,6 +595,11 @@ def _by_group(tree: Tree, slots: Iterable[Iterable[str]]) -> list[set[str]]:
     for group, of_leaf in zip(tree.groups, slots, strict=True):
         found[group].update(of_leaf)
     return found
+
+
+def _unset(like: Array, shape: tuple[int, ...]) -> Array:
+    """An array of this shape, contents unset: of the type of another and, if that has the shape too, in its order."""
+    return np.empty_like(like, subok=False) if shape == like.shape else np.empty(shape, like.dtype)
 
 
 def _lacks(state: Mapping[str, Array], slots: set[str], cls: Any, array: Array) -> bool:

@@ -33,7 +33,18 @@ if os.environ.get("FASTOPT_EVERY_CLASS") == "1":
 
 # What the rule of a class does that tests of all classes must know of.
 # An Inf in p reaches the update.
-READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS", "LAMB", "NovoGrad", "Prodigy"}
+READ_P = {
+    "ASGD",
+    "Ftrl",
+    "MADGRAD",
+    "ScheduleFreeSGD",
+    "ScheduleFreeAdamW",
+    "LARS",
+    "LAMB",
+    "NovoGrad",
+    "Prodigy",
+    "Adafactor",
+}
 MOVE_WITHOUT_GRADIENT = {"ASGD", "Ftrl"}  # by a decay of their own
 # Another lr, other state.
 RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS", "Prodigy"}
@@ -220,6 +231,8 @@ RECORDS = [
     record("StableAdamW", "without decay", oracles.stable_adamw, betas=(0.5, 0.8), eps=0.1, weight_decay=0.0),
     record("NovoGrad", "", oracles.novograd),
     record("NovoGrad", "averaging, large eps", oracles.novograd, betas=(0.8, 0.5), eps=0.1, grad_averaging=True),
+    record("Adafactor", "", oracles.adafactor, torch=True),
+    record("Adafactor", "other terms", oracles.adafactor, torch=True, beta2_decay=-0.5, eps=(1e-3, 0.1), d=2.0),
     # Its sums are over all parameters: test_first_passes.py has its formula.
     record("Prodigy", "", None, d0=0.1),
     record(
@@ -266,7 +279,7 @@ def takes(record: Record, options: dict[str, Any]) -> bool:
 
 def sums_up(record: Record) -> bool:
     """Whether an update goes by sums over the whole parameter."""
-    return bool(kernels.rules()[record.cls.rule(record.hyper())][2])
+    return record.cls.in_numpy or bool(kernels.rules()[record.cls.rule(record.hyper())][2])
 
 
 def first_of_rules() -> list[Record]:

@@ -43,11 +43,11 @@ def coefficients(opt, grads):
     """Of each parameter in a step, which is taken in NumPy to see them."""
     found = []
     update = opt._update_by_reference
-    opt._update_by_reference = lambda: (
+    opt._update_by_reference = lambda everything: (
         found.extend(
             opt._plan.coefficients(i)[3] if opt._plan.gradient(i) is not None else None for i in range(len(grads))
         ),
-        update(),
+        update(everything),
     )
     stepped(opt, grads, reference=True)
     del opt._update_by_reference
