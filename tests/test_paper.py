@@ -17,6 +17,8 @@ import fastopt
 from fastopt.engine import numbers
 from fastopt.optimizers import OPTIMIZERS
 
+pytestmark = pytest.mark.no_cover  # what these tests run often is run by others too
+
 WITH_FORMULA = [case for case in CASES if case.oracle]
 STEPS = 12
 

@@ -19,6 +19,8 @@ from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
 from fastopt.tree import Tree
 
+pytestmark = pytest.mark.no_cover  # what these tests run often is run by others too
+
 settings.register_profile("fastopt", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("fastopt")
 

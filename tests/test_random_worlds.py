@@ -20,6 +20,8 @@ from fastopt.engine.chunks import CHUNK
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
 
+pytestmark = pytest.mark.no_cover  # what these tests run often is run by others too
+
 SIZES = [
     0,
     1,

@@ -6,13 +6,15 @@ import inspect
 
 import numpy as np
 import pytest
-from optimizers_table import CASES, stepped
+from optimizers_table import CASES, chosen, stepped
 
 import fastopt
 from fastopt.engine import kernels, numbers
 from fastopt.optimizers import Adam
 
-MANY = 600  # steps: more than twice as many as are asked for at once
+pytestmark = pytest.mark.no_cover  # what these tests run often is run by others too
+
+MANY = chosen(300, 600)  # steps: more than are asked for at once, once or twice
 
 
 class Counted(Adam):
