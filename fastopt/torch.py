@@ -31,7 +31,10 @@ from .optimizers import OPTIMIZERS
 from .snapshots import _in_order as in_order
 from .tree import Tree
 
-__all__ = ["Adapter", *OPTIMIZERS]
+# All but those that do their arithmetic in NumPy, which is not given addresses.
+ADAPTED = {name: rule for name, rule in OPTIMIZERS.items() if not rule.in_numpy}
+
+__all__ = ["ADAPTED", "Adapter", *ADAPTED]
 
 Group = dict[str, Any]
 
@@ -563,4 +566,4 @@ def _made(name: str, rule: type[Optimizer]) -> type[Adapter]:
     )
 
 
-globals().update({name: _made(name, rule) for name, rule in OPTIMIZERS.items()})
+globals().update({name: _made(name, rule) for name, rule in ADAPTED.items()})

@@ -33,7 +33,7 @@ from torch_support import (  # noqa: E402
 )
 
 import fastopt.torch  # noqa: E402
-from fastopt.optimizers import OPTIMIZERS  # noqa: E402
+from fastopt.torch import ADAPTED  # noqa: E402
 
 REALS = [torch.float32, torch.float64]
 
@@ -52,7 +52,7 @@ def way(request, monkeypatch):
 
 
 @pytest.mark.parametrize("real", REALS, ids=str)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ADAPTED)
 def test_steps_have_the_bits_of_fastopts_own(name, real):
     params = parameters(real)
     orders = list(map(fastopt.torch._axes, params))  # since sums over a parameter go by memory order
@@ -61,7 +61,7 @@ def test_steps_have_the_bits_of_fastopts_own(name, real):
         return [None if x is None else x.detach().permute(a).numpy() for x, a in zip(tensors, orders, strict=True)]
 
     mine = [np.array(x, order="C") for x in in_order(params)]
-    opt, numpy_opt = made(name, params), OPTIMIZERS[name](mine, lr=0.01)
+    opt, numpy_opt = made(name, params), ADAPTED[name](mine, lr=0.01)
     for grads in gradients(params, 6):
         stepped(opt, params, grads)
         optimizers_table.stepped(numpy_opt, in_order(grads))
@@ -91,9 +91,9 @@ def test_torchs_classes_that_are_meant_are_known():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in THEIRS])
+@pytest.mark.parametrize("name", [name for name in ADAPTED if name not in THEIRS])
 def test_what_torch_has_not_has_our_hyper_parameters(name):
-    cls, rule = getattr(fastopt.torch, name), OPTIMIZERS[name]
+    cls, rule = getattr(fastopt.torch, name), ADAPTED[name]
     opt = cls([torch.nn.Parameter(torch.ones(2))])
     named = {key: one.default for key, one in rule.hyper_parameters.items() if one.init}
     assert {key: x for key, x in opt.param_groups[0].items() if key != "params"} == named

@@ -27,7 +27,7 @@ from torch_support import (  # noqa: E402
 )
 
 import fastopt.torch  # noqa: E402
-from fastopt.optimizers import OPTIMIZERS  # noqa: E402
+from fastopt.torch import ADAPTED  # noqa: E402
 
 # Options under which the state has all that it may have.
 WORDS = {
@@ -296,7 +296,7 @@ COPIES = [through_deepcopy, through_pickle, through_torch_save, through_a_state_
 
 @pytest.mark.parametrize("looked", [False, True])
 @pytest.mark.parametrize("way", COPIES)
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", ADAPTED)
 def test_a_copy_goes_on_with_the_same_bits_and_leaves_the_first_alone(name, way, looked):
     params = parameters()
     opt = made(name, params, **WORDS.get(name, {}))

@@ -7,12 +7,12 @@ import torch
 
 import fastopt.torch
 from fastopt.engine.dlpack import Exchange
-from fastopt.optimizers import OPTIMIZERS
+from fastopt.torch import ADAPTED
 
 VIEWS = Exchange(
     None, torch.Tensor, torch.Tensor.is_neg, fastopt.torch._viewed, fastopt.torch._lies, fastopt.torch._one_by_one
 )
-THEIRS = [name for name in OPTIMIZERS if hasattr(torch.optim, name)]
+THEIRS = [name for name in ADAPTED if hasattr(torch.optim, name)]
 
 
 def parameters(real=torch.float32, seed=0):
