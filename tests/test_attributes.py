@@ -254,7 +254,7 @@ def test_params_are_what_was_passed_and_nbytes_what_state_takes(cls):
     opt = cls(params)
     assert opt.params is params
     stepped(opt, [{"w": np.ones((3, 2), "f")}, [np.ones(5)]])
-    slots = len(opt.state["params[1]['params'][0]"])
+    slots = sum(x.ndim > 0 for x in opt.state["params[1]['params'][0]"].values())
     assert opt.nbytes == slots * (24 + 40)
     twin = copy.copy(opt)
     assert twin.nbytes == opt.nbytes
@@ -302,8 +302,8 @@ def test_reset_makes_it_as_new(record):
     opt.reset()
     assert (opt.steps, opt.skipped, {*opt.step_counts.values()}) == (0, 0, {0})
     assert [bits(p) for p in w.values()] == [bits(p) for p in kept.values()]
-    assert all((x == 0).all() for state in opt.state.values() for x in state.values())
     new = record.cls(kept, **record.options)
+    assert whole(opt, w) == whole(new, kept)
     for g in grads:
         for o in (opt, new):
             record.step(o, g)
@@ -340,7 +340,11 @@ def layers(dtype="float64"):
 
 
 @pytest.mark.parametrize("reference", [False, True])
-@pytest.mark.parametrize("record", OF_KINDS, ids=str)
+@pytest.mark.parametrize(
+    "record",
+    [r for r in OF_KINDS if r.name not in DECAY_INSIDE and r.cls.hyper_parameters["weight_decay"].init],
+    ids=str,
+)
 def test_what_a_mask_leaves_out_is_updated_as_without_decay(record, reference):
     w, apart = layers(), layers()
     options = {**record.options, "weight_decay": 0.125}

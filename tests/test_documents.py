@@ -191,6 +191,7 @@ def test_every_public_name_has_a_docstring_that_tells_its_parameters(name):
     inner = name.rsplit(".", 1)[1] in {
         "check_together",
         "check_parameter",
+        "state_shape",
         "average",
         "rule",
         "kind",

@@ -52,7 +52,7 @@ cdef class Groups(State):
 
     Parameters
     ----------
-    tree, slots, numbers, group_numbers
+    tree, slots, numbers, group_numbers, classes
         As for `State`.
     """
 

@@ -44,7 +44,7 @@ cdef class Plan(Groups):
 
     Parameters
     ----------
-    tree, slots, numbers, group_numbers
+    tree, slots, numbers, group_numbers, classes
         As for `State`.
     lock : Lock
         Held during each step.
@@ -52,7 +52,8 @@ cdef class Plan(Groups):
         Whether each step needs a `LookAhead` before it.
     """
 
-    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, Lock lock, bint looks_ahead):
+    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, list classes, Lock lock,
+                  bint looks_ahead):
         self.lock = lock
         self.looks_ahead = self.unlooked = looks_ahead
         self.generation = generation
