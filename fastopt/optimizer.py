@@ -410,11 +410,11 @@ class Optimizer(Snapshots):
                         f"{type(self).__name__} have one"
                     )
 
-    def _terms(self, index: int, group: Values, plan: Plan) -> Terms:
+    def _terms(self, index: int, group: Values, plan: Plan, live: Values | None = None) -> Terms:
         """Check a group, and say what it comes to.
 
         What is checked is what it holds now: should it change meanwhile, it is not what these terms say, and the next
-        step will notice.
+        step will notice. An adapter's group is made of another one, the one that is live.
         """
 
         def shown(name: str) -> str:
@@ -453,8 +453,8 @@ class Optimizer(Snapshots):
                 group[name] = normal
             source += [name, normal if group.get(name) is normal else value]
         return Terms(
-            group,
-            source,
+            group if live is None else live,
+            source if live is None else [x for item in live.items() for x in item],
             values,
             cls.rule(values),
             cls._checked_kind(values, self._options["decay_mask"]),
