@@ -37,6 +37,7 @@ LR = {  # by default, by optimizer: for the line, for the digits, and for tables
     "LARS": {"line": 0.01, "digits": 2.0, "tables": 0.003},
     "LAMB": {"line": 0.05, "digits": 0.003, "tables": 0.02},
     "NovoGrad": {"line": 0.003, "digits": 0.02, "tables": 0.003},
+    "Adafactor": {"line": 1.0, "digits": 0.1, "tables": 0.1},
     "Prodigy": {"line": 1.0, "digits": 1.0, "tables": 2.0},
     "others": {"line": 0.05, "digits": 0.003, "tables": 0.01},
 }

@@ -102,9 +102,10 @@ def option(name: str) -> str:
 
 
 def hyper_parameters(name: str) -> dict[str, Any]:
-    """The hyper-parameters of an optimizer besides lr, with their defaults."""
+    """The hyper-parameters of an optimizer besides lr, with their defaults; without what cannot be typed as numbers."""
     declared = OPTIMIZERS[name].hyper_parameters
-    return {key: one.default for key, one in declared.items() if one.init and key != "lr"}
+    found = {key: one.default for key, one in declared.items() if one.init and key != "lr"}
+    return {key: value for key, value in found.items() if not (isinstance(value, tuple) and None in value)}
 
 
 def optimizer_names(given: Iterable[str]) -> list[str]:
