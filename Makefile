@@ -32,10 +32,10 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	FASTOPT_EVERY_CLASS=1 $(BIN)/python -m pytest
 
-# The adapters and examples, in an environment with their partners; TORCH= leaves torch out. Keras on two of its backends;
+# The adapters and examples, in an environment with their partners; TORCH= leaves torch and its clients out. Keras on two of its backends;
 # scikit-learn in its other releases too, whose private parts our estimators know.
 PARTNERS := .venv-adapters
-TORCH ?= torch==2.13.0
+TORCH ?= torch==2.13.0 stable-baselines3 expecttest
 WITH_PARTNERS := $(patsubst %,tests/test_%.py,sklearn scipy thinc convert create examples foreign documents) \
     $(wildcard tests/test_torch*.py)
 SKLEARN := 1.4.2 1.5.2 1.6.1 1.7.2 1.8.0
@@ -51,7 +51,7 @@ $(PARTNERS)-sklearn/.ready: $(COMPILED)
 	touch $@
 
 adapters: $(PARTNERS)/.ready $(PARTNERS)-sklearn/.ready
-	$(PARTNERS)/bin/python -m pytest $(WITH_PARTNERS)
+	$(PARTNERS)/bin/python -m pytest -k "not rewarded_as_with_torch" $(WITH_PARTNERS)  # it takes an hour
 	KERAS_BACKEND=jax $(PARTNERS)/bin/python -m pytest -q tests/test_convert.py -k keras
 	set -e; for release in $(SKLEARN); do \
 	    $(PARTNERS)-sklearn/bin/python -m pip install --quiet --disable-pip-version-check scikit-learn==$$release; \

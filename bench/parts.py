@@ -107,6 +107,7 @@ PARTS: dict[str, Callable[[Run], Results]] = {
     "conditions": _conditions,
     "rules": _rules,
     "serial-rules": _rules,
+    "serial-classes": _classes,
 }
 
 

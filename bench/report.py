@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import paper
+from bench.roofline import plural
 from bench.workloads import elements
 
 Row = dict[str, Any]
@@ -177,15 +178,17 @@ def units(results: Results) -> Sheet:
 
 
 def classes(results: Results) -> Sheet:
-    """A line a class: how many times the roof's time its step takes, and theirs its own."""
+    """A line a class, with most threads: how many times the roof's time its step takes, and theirs its own."""
+    all_rows = results.get("classes", [])
+    threads = max((row["threads"] for row in all_rows), default=1)
     rows: dict[str, dict[str, dict[str, Row]]] = {}
-    for row in results.get("classes", []):
+    for row in (row for row in all_rows if row["threads"] == threads):
         rows.setdefault(row["optimizer"], {}).setdefault(row["workload"], {})[row["contender"]] = row
-    workloads = dict.fromkeys(row["workload"] for row in results.get("classes", []))
+    workloads = dict.fromkeys(row["workload"] for row in all_rows)
     columns = ["class", "state"]
     for workload in workloads:
         columns += [f"{label(workload)}: × roof", "twin's ×", "torch's ×", "optax's ×"]
-    sheet = Sheet("Every class, float32", columns)
+    sheet = Sheet(f"Every class, float32, {plural(threads)}", columns)
     sheet.note = (
         "State: bytes per parameter. Twin's, torch's, optax's ×: how many times as long as fastopt's step theirs takes "
         "(of torch, the best form). ¹ Another formula than fastopt's. ² Two passes, and so has the roof."

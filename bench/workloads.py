@@ -90,11 +90,17 @@ CASES: dict[str, Case] = {
 
 
 def all_cases() -> dict[str, Case]:
-    """`CASES`, and the classes of fastopt that are not there at their defaults: a new one is measured by itself."""
+    """`CASES`, the classes of fastopt that are not there at their defaults, and those that have a cautious form in it.
+
+    So a new class is measured by itself.
+    """
     from fastopt.optimizers import OPTIMIZERS
 
     known = {case.optimizer for case in CASES.values()}
-    return {**CASES, **{name.lower(): Case(name.lower(), name) for name in OPTIMIZERS if name not in known}}
+    plain = [Case(name.lower(), name) for name in OPTIMIZERS if name not in known]
+    cautious = [name for name, cls in OPTIMIZERS.items() if "cautious" in cls.hyper_parameters]
+    others = [*plain, *(Case(f"cautious-{name.lower()}", name, {"cautious": True}) for name in cautious)]
+    return {**CASES, **{case.name: case for case in others}}
 
 
 def on_cache_lines(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -135,6 +135,8 @@ class Optimizer(Snapshots):
     looks_ahead: ClassVar[bool] = False
     #: hyper-parameters that all groups must have in common
     same_in_groups: ClassVar[tuple[str, ...]] = ()
+    #: whether it is for arrays of two axes alone
+    matrices_only: ClassVar[bool] = False
     #: whether `reference` does the arithmetic of `step` too
     in_numpy: ClassVar[bool] = False
     #: whether kernels divide by `eps`, in the parameters' type
@@ -170,6 +172,11 @@ class Optimizer(Snapshots):
         A class whose rule has the decay inside, as one of its scalars, says "none".
         """
         return "none" if h["weight_decay"] == 0 else "decoupled" if h["decoupled"] else "coupled"
+
+    @classmethod
+    def state_shape(cls, slot: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the shape of a state array of a parameter of this shape, None where it has none."""
+        return shape
 
     @classmethod
     def scalars(cls, h: Values, t: Steps, *args: Any, **more: Any) -> Any:
@@ -282,8 +289,9 @@ class Optimizer(Snapshots):
 
     def _plan_of(self, tree: Tree) -> Plan:
         kept = dict(self.numbers), dict(self.group_numbers)
-        slots = dict.fromkeys(slot for group in range(tree.n_groups) for slot in self._class_of(group).slots)
-        plan = Plan(tree, tuple(slots), *kept, self._lock, self.looks_ahead)
+        classes = list(map(self._class_of, range(tree.n_groups)))
+        slots = dict.fromkeys(slot for cls in classes for slot in cls.slots)
+        plan = Plan(tree, tuple(slots), *kept, classes, self._lock, self.looks_ahead)
         plan.configure(*self._configuration(plan, self._options))
         return plan
 
@@ -371,9 +379,10 @@ class Optimizer(Snapshots):
 
     @classmethod
     def _may_be_none(cls, name: str) -> bool:
-        """Return whether None is a value of a hyper-parameter of this name."""
+        """Return whether None is a value of a hyper-parameter of this name, or of one of its numbers."""
         try:
-            return cls.hyper_parameters[name].check(name, None) is None
+            one = cls.hyper_parameters[name]
+            return (isinstance(one.default, tuple) and None in one.default) or one.check(name, None) is None
         except (KeyError, TypeError, ValueError):
             return False
 
@@ -401,11 +410,11 @@ class Optimizer(Snapshots):
                         f"{type(self).__name__} have one"
                     )
 
-    def _terms(self, index: int, group: Values, plan: Plan) -> Terms:
+    def _terms(self, index: int, group: Values, plan: Plan, live: Values | None = None) -> Terms:
         """Check a group, and say what it comes to.
 
         What is checked is what it holds now: should it change meanwhile, it is not what these terms say, and the next
-        step will notice.
+        step will notice. An adapter's group is made of another one, the one that is live.
         """
 
         def shown(name: str) -> str:
@@ -444,8 +453,8 @@ class Optimizer(Snapshots):
                 group[name] = normal
             source += [name, normal if group.get(name) is normal else value]
         return Terms(
-            group,
-            source,
+            group if live is None else live,
+            source if live is None else [x for item in live.items() for x in item],
             values,
             cls.rule(values),
             cls._checked_kind(values, self._options["decay_mask"]),
@@ -683,7 +692,7 @@ class Optimizer(Snapshots):
                 kind, factor, decay, scalars = plan.coefficients(leaf)
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
                 flat, real = _as_it_is if cls.in_numpy else _flattening(array), array.dtype.type
-                p, g = flat(array), real(factor) * flat(gradient)
+                p, g = flat(array), np.asarray(real(factor) * flat(gradient))
                 if self.clip_value is not None:
                     g = clamp(g, -self.clip_value, self.clip_value)
                 if kind == "coupled":

@@ -111,10 +111,14 @@ class _Fitting:
         unknown = set(specs)
         wanted = plan.specs
         for leaf, name in enumerate(plan.names):
-            for slot, public in optimizer._class_of(tree.groups[leaf])._slots.items():
-                key = f"{name}.{public}"
+            cls = optimizer._class_of(tree.groups[leaf])
+            for slot, public in cls._slots.items():
+                key, (dtype, shape) = f"{name}.{public}", wanted[leaf]
+                shape = shape if slot == AVERAGE else cls.state_shape(slot, shape)
+                if shape is None:
+                    continue
                 if key in specs:
-                    _check_fit(key, specs[key], wanted[leaf])
+                    _check_fit(key, specs[key], (dtype, shape))
                     unknown.discard(key)
                     self.keys[leaf][slot] = key
                 elif slot in needed[tree.groups[leaf]]:
@@ -391,8 +395,8 @@ class Snapshots:
                     plan.mend()
                 return
             pairs = zip(fitting.keys, plan.arrays, strict=True)
-            states = [{slot: np.empty_like(like, subok=False) for slot in keys} for keys, like in pairs]
-            new = [np.empty_like(like, subok=False) for like in plan.arrays] if params else []
+            states = [{slot: _unset(like, reader.specs[key][1]) for slot, key in keys.items()} for keys, like in pairs]
+            new = [_unset(like, like.shape) for like in plan.arrays] if params else []
             reader.read(wanted(states, new))
             fitting.replace(self, states, new if params else None)
 
@@ -522,8 +526,8 @@ class Snapshots:
                 states,
                 [captured["counts"][place] for place in places],
                 [
-                    captured["fresh"][place] or not slots[group].issubset(state)
-                    for group, place, state in zip(tree.groups, places, states, strict=True)
+                    captured["fresh"][place] or _lacks(state, slots[group], self._class_of(group), array)
+                    for group, place, state, array in zip(tree.groups, places, states, plan.arrays, strict=True)
                 ],
                 captured["steps"][0],
                 captured["steps"][1],
@@ -575,7 +579,7 @@ def _live(saved: Any, live: Any, may_be_none: bool, where: str, name: str, sched
     if isinstance(saved, list):
         now = live if isinstance(live, tuple) and len(live) == len(saved) else [None] * len(saved)
         pairs = enumerate(zip(saved, now, strict=True))
-        return tuple(_live(one, other, False, where, f"{name}[{i}]", schedule) for i, (one, other) in pairs)
+        return tuple(_live(one, other, may_be_none, where, f"{name}[{i}]", schedule) for i, (one, other) in pairs)
     return schedule(saved, live) if isinstance(saved, Mapping) else saved
 
 
@@ -591,6 +595,16 @@ def _by_group(tree: Tree, slots: Iterable[Iterable[str]]) -> list[set[str]]:
     for group, of_leaf in zip(tree.groups, slots, strict=True):
         found[group].update(of_leaf)
     return found
+
+
+def _unset(like: Array, shape: tuple[int, ...]) -> Array:
+    """An array of this shape, contents unset: of the type of another and, if that has the shape too, in its order."""
+    return np.empty_like(like, subok=False) if shape == like.shape else np.empty(shape, like.dtype)
+
+
+def _lacks(state: Mapping[str, Array], slots: set[str], cls: Any, array: Array) -> bool:
+    """Whether a parameter's state lacks one of these slots that it should have."""
+    return any(cls.state_shape(slot, array.shape) is not None for slot in slots - state.keys())
 
 
 def _in_order(plan: Plan, slots: list[set[str]]) -> list[tuple[str, ...]]:

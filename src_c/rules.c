@@ -770,7 +770,8 @@ SUMS(prodigy, (s, x), (beta3, weight, fresh), (gained, away))
     }
 }
 
-/* Products of matrices, which BLAS does (Jordan et al. 2024). */
+/* Rows and columns (Shazeer & Stern 2018), and products of matrices (Jordan et al. 2024). */
+IN_NUMPY(adafactor, (r, c, v), (lr, rate, keep, eps1, eps2, most))
 IN_NUMPY(muon, (m), (alpha, momentum, rest, ahead, a, b, c, eps, steps, match_adamw))
 
 /* The exponential moving average of parameters, of every optimizer with ema_decay. */
@@ -829,6 +830,7 @@ const fo_rule EXPORTED(rules)[] = {
     ENTRY_FINISH(cautious_nadam),
     ENTRY_SUMS(novograd),
     ENTRY_SUMS(prodigy),
+    ENTRY_IN_NUMPY(adafactor),
     ENTRY_IN_NUMPY(muon),
     ENTRY(ema),
     {0},

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: for 64 rows its threads spin more than they compute
+
 import numpy as np
 import pytest
 
@@ -9,6 +14,11 @@ from fastopt.engine import kernels, sweep
 
 MARGIN = 256  # bytes on either side of a guarded array: four AVX-512 registers
 PATTERN = 0xA5
+
+
+def pytest_collection_finish():
+    """Thousands of tests stay in memory: what collects garbage in one, or at a fork, need not go through them."""
+    gc.freeze()
 
 
 class Guarded:

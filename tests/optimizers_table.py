@@ -3,11 +3,16 @@
 RECORDS has each class with each set of its own options. A class that has no record here gets one with its defaults, so
 that it is tested as far as that goes, and `test_bits.py` fails until it has one with a formula.
 
-How cases are chosen: what a rule or a class could do wrong is tested for every class with all its own options: bits,
-the paper's formula, special values, scalars, checks, schedules, a resumed run. What all classes share, such as forks,
-interrupts, failing memory or overlaps, is tested for a class of each kind, KINDS. CASES adds the options that all
-classes share: each of them to a record of each kind and to the first record of each rule. With FASTOPT_EVERY_CLASS=1,
-as `make test-slow` sets it, every class is of a kind of its own.
+How cases are chosen, so that `make test` takes minutes, by what could be wrong:
+- in a class or in its rule: each class with all its own options (RECORDS): bits, the paper's formula, special values,
+  scalars, checks, schedules, a resumed run;
+- in a kernel, which a rule has for each kind of decay: the first case that reaches it (FIRST_OF_KERNELS), on every
+  instruction set, and at every size on the widest; all other cases on the widest, at a few sizes;
+- in what all classes share, such as options of all classes, threads, forks, interrupts, failing memory or overlaps: a
+  class of each kind (KINDS), and where its own options do not matter, its first record (MAIN).
+With FASTOPT_EVERY_CLASS=1, as `make test-slow` sets it, every class is of a kind of its own, every record a main one
+and every case the first of a kernel: that is the full product. A test that goes through less than it could says so by
+`chosen`.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -26,14 +32,33 @@ from fastopt import Optimizer
 from fastopt.engine import kernels
 from fastopt.optimizers import OPTIMIZERS
 
-# No state, an array of state, state that looks ahead, two or more, decay that is always decoupled.
-KINDS = {name: OPTIMIZERS[name] for name in ("SGD", "NAG", "RMSprop", "Adam", "AdamW")}
-if os.environ.get("FASTOPT_EVERY_CLASS") == "1":
-    KINDS = OPTIMIZERS
+EVERY_CLASS = os.environ.get("FASTOPT_EVERY_CLASS") == "1"
+
+
+def chosen(few: Any, everything: Any) -> Any:
+    """What `make test` goes through, or what `make test-slow` does."""
+    return everything if EVERY_CLASS else few
+
+
+# No state, state that looks ahead, one or more arrays of it by the options, two; numbers that persist for each array;
+# a parameter that is assigned, numbers that persist for a group, decay that is decoupled and asks nobody; a first pass.
+KINDS = {name: OPTIMIZERS[name] for name in ("SGD", "NAG", "RMSprop", "Adam", "NAdam", "ScheduleFreeAdamW", "LAMB")}
+KINDS = chosen(KINDS, OPTIMIZERS)
 
 # What the rule of a class does that tests of all classes must know of.
 # An Inf in p reaches the update.
-READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS", "LAMB", "NovoGrad", "Prodigy"}
+READ_P = {
+    "ASGD",
+    "Ftrl",
+    "MADGRAD",
+    "ScheduleFreeSGD",
+    "ScheduleFreeAdamW",
+    "LARS",
+    "LAMB",
+    "NovoGrad",
+    "Prodigy",
+    "Adafactor",
+}
 MOVE_WITHOUT_GRADIENT = {"ASGD", "Ftrl"}  # by a decay of their own
 # Another lr, other state.
 RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS", "Prodigy"}
@@ -83,6 +108,12 @@ class Record:
     def hyper(self) -> dict[str, Any]:
         """All hyper-parameters, the defaults among them."""
         return {key: x for key, x in self.make([np.zeros(1)]).param_groups[0].items() if key != "params"}
+
+    @cached_property
+    def kernel(self) -> tuple[str, Any]:
+        """The rule and the kind of decay that the options come to."""
+        h = self.hyper()
+        return self.cls.rule(h), self.cls.kind(h)
 
 
 def record(name: str, words: str, oracle: Callable[..., Any] | None, torch: bool = False, **options: Any) -> Record:
@@ -220,6 +251,8 @@ RECORDS = [
     record("StableAdamW", "without decay", oracles.stable_adamw, betas=(0.5, 0.8), eps=0.1, weight_decay=0.0),
     record("NovoGrad", "", oracles.novograd),
     record("NovoGrad", "averaging, large eps", oracles.novograd, betas=(0.8, 0.5), eps=0.1, grad_averaging=True),
+    record("Adafactor", "", oracles.adafactor, torch=True),
+    record("Adafactor", "other terms", oracles.adafactor, torch=True, beta2_decay=-0.5, eps=(1e-3, 0.1), d=2.0),
     # Its sums are over all parameters: test_first_passes.py has its formula.
     record("Prodigy", "", None, d0=0.1),
     record(
@@ -242,15 +275,16 @@ RECORDS = [
 WITHOUT_RECORD = [name for name in OPTIMIZERS if name not in {r.name for r in RECORDS}]
 RECORDS += [record(name, "defaults", None) for name in WITHOUT_RECORD]
 OF_KINDS = [r for r in RECORDS if r.name in KINDS]
+MAIN = chosen([next(r for r in RECORDS if r.name == name) for name in KINDS], RECORDS)
 
-# What every optimizer takes besides: words, options, loss scale.
+# What every optimizer takes besides: words, options, loss scale. What reaches a kernel by most of these comes first.
 SHARED: list[tuple[str, dict[str, Any], float]] = [
     ("", {}, 1.0),
-    ("decay", {"weight_decay": 0.1}, 1.0),
+    ("loss scale", {"weight_decay": 0.1, "maximize": True}, 768.0),
     ("decoupled decay", {"weight_decay": 0.1, "decoupled": True}, 1.0),
     ("coupled decay", {"weight_decay": 0.1, "decoupled": False}, 1.0),
+    ("decay", {"weight_decay": 0.1}, 1.0),
     ("maximize", {"maximize": True}, 1.0),
-    ("loss scale", {"weight_decay": 0.1, "maximize": True}, 768.0),
     ("clipped and zeroed", {"clip_norm": 0.1, "zero_grads": True}, 3.0),
     ("clamped", {"clip_value": 0.3, "weight_decay": 0.1, "maximize": True}, 3.0),
 ]
@@ -266,21 +300,22 @@ def takes(record: Record, options: dict[str, Any]) -> bool:
 
 def sums_up(record: Record) -> bool:
     """Whether an update goes by sums over the whole parameter."""
-    return bool(kernels.rules()[record.cls.rule(record.hyper())][2])
+    return record.cls.in_numpy or bool(kernels.rules()[record.cls.rule(record.hyper())][2])
 
 
-def first_of_rules() -> list[Record]:
-    """The first record of each rule."""
-    found: dict[str, Record] = {}
-    for r in RECORDS:
-        found.setdefault(r.cls.rule(r.hyper()), r)
-    return list(found.values())
-
-
-WITH_ALL = {*map(str, OF_KINDS), *map(str, first_of_rules())}
-CASES = [
-    replace(r, words=", ".join(filter(None, [r.words, words])), options={**r.options, **options}, loss_scale=loss_scale)
-    for r in RECORDS
-    for words, options, loss_scale in SHARED
-    if takes(r, options) and (not words or str(r) in WITH_ALL)
-]
+# Each record; a main one with all that is shared, any other with what leads to a kernel that none before it has, or for
+# the first time to one with scaled gradients.
+CASES: list[Record] = []
+FIRST_OF_KERNELS: set[str] = set()
+_seen: set[tuple[str, Any]] = set()
+for r in RECORDS:
+    for words, options, loss_scale in SHARED:
+        if takes(r, options):
+            words = ", ".join(filter(None, [r.words, words]))
+            case = replace(r, words=words, options={**r.options, **options}, loss_scale=loss_scale)
+            reached = {case.kernel, (case.kernel[0], f"scaled: {loss_scale != 1}")}
+            if r in MAIN or words == r.words or reached - _seen:
+                CASES.append(case)
+            if chosen(case.kernel not in _seen, True):
+                FIRST_OF_KERNELS.add(str(case))
+            _seen |= reached

@@ -100,6 +100,13 @@ class Bounded:
         value, size = np.sum(self.value), np.sum(abs(self.value))
         return Bounded(value, np.sum(self.error) + self.value.size * exact(2.0**-53) * size, self.u)
 
+    def mean(self, axis):
+        """The mean along an axis, which is taken in double."""
+        n = self.value.shape[axis]
+        value, size = self.value.mean(axis, keepdims=True), abs(self.value).mean(axis, keepdims=True)
+        error = self.error.mean(axis, keepdims=True) + (n + 1) * exact(2.0**-53) * size
+        return Bounded(value, error + self.u * size, self.u)
+
 
 def several(x, like):
     """A number that takes up to four roundings to compute from hyper-parameters: in float64 they count."""
@@ -469,6 +476,24 @@ def novograd(h, t, p, g, s):
     weight = 1 - beta1 if h["grad_averaging"] else 1
     m = s["exp_avg"] = beta1 * s["exp_avg"] + weight * (g / (v.sqrt() + h["eps"]) + exact(h["weight_decay"]) * p)
     return p - exact(h["lr"]) * m
+
+
+def adafactor(h, t, p, g, s):
+    """Shazeer & Stern 2018, algorithm 4, with a floor below the second moment as torch has it."""
+    least, scale = h["eps"]
+    least = 2 * p.u if least is None else exact(least)
+    keep = exact(t) ** exact(h["beta2_decay"])
+    rate = min(exact(h["lr"]), 1 / np.sqrt(exact(t)))
+    size = ((p * p).total() / p.value.size).sqrt().maximum(scale)
+    if p.value.ndim < 2:
+        v = s["variance"] = s["variance"] + keep * (g * g - s["variance"])
+    else:
+        rows = s["row_var"] = s["row_var"] + keep * ((g * g).mean(-1) - s["row_var"])
+        columns = s["col_var"] = s["col_var"] + keep * ((g * g).mean(-2) - s["col_var"])
+        v = rows * columns / rows.mean(-2).maximum(least)
+    u = g / v.maximum(least**2).sqrt()
+    clipped = ((u * u).total() / u.value.size).sqrt() / exact(h["d"])
+    return p - (rate * size / clipped.maximum(1)) * u
 
 
 def cautious(u, g):

@@ -44,8 +44,8 @@ def test_each_argument_is_an_attribute_with_its_default_and_setting_it_is_passin
     named = inspect.signature(cls).parameters
     for name, one in cls._arguments.items():
         assert named[name].default == one.default == getattr(cls(np.ones(2)), name)
-        if name == "nesterov":
-            continue  # below
+        if name == "nesterov" or (name == "ema_decay" and cls._has_average()):
+            continue  # below, and in test_averages_and_tensor_clipping.py
         opt, made = cls(np.ones(3)), cls(np.ones(3), **{name: other(one)})
         setattr(opt, name, other(one))
         assert getattr(opt, name) == getattr(made, name) == other(one)
@@ -254,7 +254,7 @@ def test_params_are_what_was_passed_and_nbytes_what_state_takes(cls):
     opt = cls(params)
     assert opt.params is params
     stepped(opt, [{"w": np.ones((3, 2), "f")}, [np.ones(5)]])
-    slots = len(opt.state["params[1]['params'][0]"])
+    slots = sum(x.ndim > 0 for x in opt.state["params[1]['params'][0]"].values())
     assert opt.nbytes == slots * (24 + 40)
     twin = copy.copy(opt)
     assert twin.nbytes == opt.nbytes
@@ -302,8 +302,8 @@ def test_reset_makes_it_as_new(record):
     opt.reset()
     assert (opt.steps, opt.skipped, {*opt.step_counts.values()}) == (0, 0, {0})
     assert [bits(p) for p in w.values()] == [bits(p) for p in kept.values()]
-    assert all((x == 0).all() for state in opt.state.values() for x in state.values())
     new = record.cls(kept, **record.options)
+    assert whole(opt, w) == whole(new, kept)
     for g in grads:
         for o in (opt, new):
             record.step(o, g)
@@ -340,7 +340,11 @@ def layers(dtype="float64"):
 
 
 @pytest.mark.parametrize("reference", [False, True])
-@pytest.mark.parametrize("record", OF_KINDS, ids=str)
+@pytest.mark.parametrize(
+    "record",
+    [r for r in OF_KINDS if r.name not in DECAY_INSIDE and r.cls.hyper_parameters["weight_decay"].init],
+    ids=str,
+)
 def test_what_a_mask_leaves_out_is_updated_as_without_decay(record, reference):
     w, apart = layers(), layers()
     options = {**record.options, "weight_decay": 0.125}

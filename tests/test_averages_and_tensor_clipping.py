@@ -15,7 +15,7 @@ from fastopt.engine import chunks, kernels, sweep
 C = chunks.CHUNK
 SIZES = [1, 0, 17, C + 1, 16 * C + 1, 3]
 G1, G2 = np.array([0.5, -0.25, 0.0]), np.array([-0.125, 1.0, 0.25])
-KINDS = [record for record in OF_KINDS if not record.words]
+KINDS = [record for record in OF_KINDS if not record.words and not record.cls._has_average()]
 CLASSES = [fastopt.SGD, fastopt.NAG, fastopt.Adam, fastopt.Adan, fastopt.LAMB, fastopt.NovoGrad, fastopt.NAdam]
 
 

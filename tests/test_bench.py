@@ -42,8 +42,9 @@ def test_gpt2_small_has_its_148_shapes_and_124439808_parameters() -> None:
 
 
 def test_every_rule_of_the_engine_is_measured() -> None:
-    # the same loops with an option more, and the two that go to the looked-ahead point and back
-    unmeasured = {"rmsprop_centered_momentum", "amsbound", "lookahead", "restore"}
+    # the same loops with an option more, what follows NumPy's part of Muon or comes with ema_decay, and the two to the
+    # looked-ahead point and back
+    unmeasured = {"rmsprop_centered_momentum", "amsbound", "muon", "ema", "lookahead", "restore"}
     measured = set()
     for case in all_cases().values():
         optimizer = steps.prepared(Data([(3,)], "float32", case.state), case).optimizer
@@ -442,7 +443,9 @@ def test_a_class_has_one_line_with_all_its_workloads(results: dict[str, Any]) ->
     torch = {**rows[1], "contender": "torch fused", "x_fastopt": 2.0, "formula": paper.OTHER}
     rows += [torch, {**torch, "contender": "torch", "x_fastopt": 3.0, "formula": "paper"}]
     rows[0]["passes"] = 2
-    sheet = report.classes({"classes": rows})
+    serial = [{**row, "threads": 1, "x_roof": 0.0, "x_fastopt": 0.0} for row in rows]
+    sheet = report.classes({"classes": rows + serial})
+    assert sheet.title == "Every class, float32, 2 threads"
     ones = {(r["optimizer"], r["workload"], r["contender"]): r for r in rows}
     lion, sgd = sheet.rows
     assert lion[:2] == ["Lion²", "4.00"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from optimizers_table import REFUSE_RATE_0
+from optimizers_table import REFUSE_RATE_0, chosen
 
 pytest.importorskip("click", reason="the command is an extra: pip install 'fastopt[cli]'")
 
@@ -55,29 +55,35 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("data", "worst"), [("line", 0.12), ("diabetes", 2920.0), ("digits", 0.15)], ids=["line", "diabetes", "digits"]
+    ("data", "worst", "more"),
+    [
+        pytest.param("line", 0.12, [], id="line"),
+        pytest.param("diabetes", 2920.0, [], id="diabetes", marks=pytest.mark.no_cover),
+        pytest.param("digits", 0.15, chosen(["--no-compare"], []), id="digits", marks=pytest.mark.no_cover),
+    ],
 )
-def test_every_optimizer_trains_well_and_numpy_reaches_the_same_bits(data, worst, capsys):
-    assert run("train", data, "--optimizer", "all", "--json", "all.json") == 0
+def test_every_optimizer_trains_well_and_numpy_reaches_the_same_bits(data, worst, more, capsys):
+    assert run("train", data, "--optimizer", "all", "--json", "all.json", *more) == 0
     table = capsys.readouterr().out
     found = results("all.json")
     assert [result["optimizer"] for result in found] == list(OPTIMIZERS)
     for result in found:
-        fused, numpy = result["fastopt"], result["numpy"]
+        fused, numpy = result["fastopt"], result["fastopt" if more else "numpy"]
         assert result["optimizer"] in table
-        assert result["identical"]
+        assert result["identical"] or more
         for key in ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "parameters"):
             assert fused[key] == numpy[key]
-        # Norms of single numbers, and of weights that start at 0, are no measure of steps; and Prodigy takes some
-        # hundred steps to find its rate.
-        assert fused["train_loss"] < worst or (result["optimizer"] in ("LARS", "LAMB", "Prodigy") and data != "digits")
+        # Prodigy takes some hundred steps to find its rate, and Adafactor to leave a single number that is 0.
+        slow = {"line": ["Prodigy", "Adafactor"], "diabetes": ["Prodigy"], "digits": []}[data]
+        assert fused["train_loss"] < worst or result["optimizer"] in slow
         assert min(fused["seconds"], fused["step_us"], numpy["seconds"], numpy["step_us"]) > 0
         assert result["curve"]["train_loss"][-1] == fused["train_loss"]
         assert result["curve"]["updates"][-1] == result["updates"]
         if data == "digits":
             assert fused["test_accuracy"] > 0.94
     assert table.count("OTHER BITS") == 0
-    assert f"{len(OPTIMIZERS)} of {len(OPTIMIZERS)} ended with the same bits as in NumPy" in table
+    same = f"{len(OPTIMIZERS)} of {len(OPTIMIZERS)} ended with the same bits as in NumPy"
+    assert (same in table) != bool(more)
     assert "\nbest of all " in table
 
 
@@ -99,6 +105,20 @@ def test_who_needs_all_rows_has_them_unless_told_otherwise(name, capsys):
     assert amounts("--optimizer", name, "--warmup", 150)[name] == (800, ALL_ROWS[name] + 150, ALL_ROWS[name] + 150)
     run("train", "--optimizer", name, "--batch-size", 80, "--epochs", 1, "--save", "run")
     assert amounts("--resume", "run", "--epochs", 2) == {name: (80, 2, 20)}
+
+
+def test_who_needs_other_options_has_them_unless_told_otherwise():
+    def trust(*args):
+        assert run("train", *args, "--stop-after", 2, "--no-compare", "--json", "out.json") == 0
+        return [result["hyper"].get("trust") for result in results("out.json")]
+
+    names = ("--optimizer", "adam,lars,lamb")
+    assert trust("line", *names) == [None, False, False]
+    assert trust("table.csv", "--target", "y", *names) == [None, False, True]
+    assert trust("digits", *names) == [None, True, True]
+    assert trust("line", "--optimizer", "lars,lamb", "--trust") == [True, True]
+    run("train", "--optimizer", "lars", "--stop-after", 2, "--save", "run")
+    assert trust("--resume", "run") == [False]
 
 
 def test_options_of_several_numbers_take_as_many_as_the_optimizer():

@@ -65,7 +65,7 @@ def test_a_gradient_that_overlaps_the_optimizers_own_state_is_refused(name, view
     before = whole(opt, params)
     tried = 0
     for slots in opt.state.values():
-        for state in slots.values():
+        for state in filter(np.ndim, slots.values()):  # numbers that persist are shown as copies
             tried += 1
             with pytest.raises(ValueError, match=r"^grads\['a'\] overlaps"):
                 getattr(opt, step)({**fine, "a": VIEWS[view](state)})
@@ -143,11 +143,12 @@ def test_live_state_of_parameters_given_to_each_other_changes_places(name, turn)
     names = list(opt.state)
     snapshot = opt.state_dict()
     for i, j in enumerate(turn):
-        snapshot["state"][names[i]] = {**opt.state[names[j]], "step": snapshot["state"][names[i]]["step"]}
+        live = {key: opt.state[names[j]].get(key, x) for key, x in kept["state"][names[j]].items()}
+        snapshot["state"][names[i]] = {**live, "step": kept["state"][names[i]]["step"]}
     opt.load_state_dict(snapshot)
     for i, j in enumerate(turn):
-        for slot, array in opt.state[names[i]].items():
-            assert array.tobytes() == kept["state"][names[j]][slot].tobytes(), (i, slot)
+        for key, x in kept["state"][names[j]].items():
+            assert key == "step" or opt.state[names[i]][key].tobytes() == np.asarray(x).tobytes(), (i, key)
     twins = copied(params)
     twin = stateful(OPTIMIZERS[name], twins)
     for i, j in enumerate(turn):

@@ -35,9 +35,10 @@ def test_state_is_so_many_arrays_of_the_parameters_size(cls, options, arrays):
     assert opt.nbytes == arrays * (3 * 5 * 8 + 7 * 4)
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.no_cover
+@pytest.mark.parametrize("case", [case for case in CASES if not case.cls.in_numpy], ids=str)
 def test_a_step_allocates_nothing_of_a_parameters_size(case):
-    w, g = rand(1000, 1000, dtype="float32"), rand(2000, 1000, dtype="float32")[::2].T
+    w, g = rand(400, 400, dtype="float32"), rand(800, 400, dtype="float32")[::2].T
     opt = case.make([w], nonfinite="skip")
     case.step(opt, [g])
     tracemalloc.start()  # which NumPy tells of its arrays

@@ -19,6 +19,8 @@ from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
 from fastopt.tree import Tree
 
+pytestmark = pytest.mark.no_cover  # what these tests run often is run by others too
+
 settings.register_profile("fastopt", deadline=None, derandomize=True, max_examples=60, database=None)
 settings.load_profile("fastopt")
 
@@ -108,6 +110,8 @@ VALUES = {
     hyper.constant: st.just(0.0) | NUMBER,
     hyper.optional(hyper.positive): st.none() | st.floats(1e-3, 1e3),
     hyper.optional(hyper.fraction): st.none() | BELOW_1,
+    hyper.at_most_0: st.floats(-2, 0),
+    hyper.floors: st.tuples(st.none() | st.floats(1e-12, 1), st.floats(1e-6, 1)),
     hyper.growth: st.just(np.inf) | st.floats(1, 4),
     hyper.above_0: st.floats(1e-3, 1),
     hyper.whole: st.integers(0, 5),
@@ -132,7 +136,10 @@ def together(cls, found):
 def hypers(cls):
     """A value for each hyper-parameter."""
     own = {name: one for name, one in cls.hyper_parameters.items() if one.init}
-    values = {name: VALUES["eps" if name == "eps" else one._check] for name, one in own.items()}
+    values = {
+        name: VALUES["eps" if name == "eps" and one._check is not hyper.floors else one._check]
+        for name, one in own.items()
+    }
     if cls.__name__ in REFUSE_RATE_0:
         values["lr"] = st.floats(1e-3, 1e3)
     return st.fixed_dictionaries(values).filter(lambda found: together(cls, found))

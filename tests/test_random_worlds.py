@@ -20,6 +20,8 @@ from fastopt.engine.chunks import CHUNK
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import CosineDecay, ExponentialDecay, LinearDecay, StepDecay, Warmup
 
+pytestmark = pytest.mark.no_cover  # what these tests run often is run by others too
+
 SIZES = [
     0,
     1,
@@ -151,7 +153,10 @@ class Dice:
         """A value for each hyper-parameter, by its check; until they go together."""
         own = [(name, one) for name, one in cls.hyper_parameters.items() if one.init]
         while True:
-            found = {name: DRAWN["eps" if name == "eps" else one._check](self) for name, one in own}
+            found = {
+                name: DRAWN["eps" if name == "eps" and one._check is not hyper.floors else one._check](self)
+                for name, one in own
+            }
             if cls.__name__ in REFUSE_RATE_0:
                 found["lr"] = self.number(0.01, 1)
             with suppress(ValueError):
@@ -167,6 +172,8 @@ DRAWN = {
     hyper.positive: lambda dice: dice.number(0.1, 2),
     hyper.optional(hyper.positive): lambda dice: dice.one_of(None, dice.number(0.1, 9)),
     hyper.optional(hyper.fraction): lambda dice: dice.one_of(None, dice.number(0, 0.99)),
+    hyper.at_most_0: lambda dice: -dice.number(0, 1),
+    hyper.floors: lambda dice: (dice.one_of(None, dice.number(0, 0.1)), dice.number(0, 0.1)),
     hyper.growth: lambda dice: dice.one_of(np.inf, dice.number(1, 2)),
     hyper.fraction: lambda dice: dice.one_of(0.0, dice.number(0, 0.99), dice.number(0, 0.99)),
     hyper.proportion: lambda dice: dice.one_of(0.0, dice.number(0, 1), dice.number(0, 1)),

@@ -6,13 +6,15 @@ import inspect
 
 import numpy as np
 import pytest
-from optimizers_table import CASES, stepped
+from optimizers_table import CASES, chosen, stepped
 
 import fastopt
 from fastopt.engine import kernels, numbers
 from fastopt.optimizers import Adam
 
-MANY = 600  # steps: more than twice as many as are asked for at once
+pytestmark = pytest.mark.no_cover  # what these tests run often is run by others too
+
+MANY = chosen(300, 600)  # steps: more than are asked for at once, once or twice
 
 
 class Counted(Adam):
@@ -43,11 +45,11 @@ def coefficients(opt, grads):
     """Of each parameter in a step, which is taken in NumPy to see them."""
     found = []
     update = opt._update_by_reference
-    opt._update_by_reference = lambda: (
+    opt._update_by_reference = lambda everything: (
         found.extend(
             opt._plan.coefficients(i)[3] if opt._plan.gradient(i) is not None else None for i in range(len(grads))
         ),
-        update(),
+        update(everything),
     )
     stepped(opt, grads, reference=True)
     del opt._update_by_reference

@@ -181,7 +181,7 @@ def train(
     rows = split(data, settings.test_fraction, settings.seed, settings.dtype)
     if settings.batch_size > len(rows.y):
         raise InputError(f"--batch-size {settings.batch_size}: there are only {len(rows.y)} rows to train on")
-    each = [st.own(settings, name, set_by_hand, len(rows.y)) for name in settings.optimizer]
+    each = [st.own(settings, name, set_by_hand, data, len(rows.y)) for name in settings.optimizer]
     runs = [
         Run(name, own, data, rows, twin=compare, resume=resume)
         for name, own in zip(settings.optimizer, each, strict=True)

@@ -11,7 +11,7 @@ from fastopt import schedules
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules.saved import KINDS
 
-from .data import ALL_ROWS
+from .data import ALL_ROWS, HYPER, Data
 from .errors import InputError
 
 MODELS = ("linear", "logistic", "mlp")
@@ -70,12 +70,13 @@ def layered(*layers: Mapping[str, Any]) -> Settings:
     return Settings(**known, hyper=values)
 
 
-def own(settings: Settings, name: str, given: Iterable[str], rows: int) -> Settings:
+def own(settings: Settings, name: str, given: Iterable[str], data: Data, rows: int) -> Settings:
     """The settings of one optimizer: what it needs, where nothing else was given."""
-    if name not in ALL_ROWS:
-        return settings
-    needs: dict[str, Any] = {"batch_size": rows, "epochs": ALL_ROWS[name] + settings.warmup}
-    return replace(settings, **{key: value for key, value in needs.items() if key not in given})
+    needs: dict[str, Any] = {}
+    if name in ALL_ROWS:
+        needs = {"batch_size": rows, "epochs": ALL_ROWS[name] + settings.warmup}
+    hyper = {**HYPER.get(data.kind, {}).get(name, {}), **settings.hyper}
+    return replace(settings, hyper=hyper, **{key: value for key, value in needs.items() if key not in given})
 
 
 def flat(settings: Settings) -> dict[str, Any]:
@@ -101,9 +102,10 @@ def option(name: str) -> str:
 
 
 def hyper_parameters(name: str) -> dict[str, Any]:
-    """The hyper-parameters of an optimizer besides lr, with their defaults."""
+    """The hyper-parameters of an optimizer besides lr, with their defaults; without what cannot be typed as numbers."""
     declared = OPTIMIZERS[name].hyper_parameters
-    return {key: one.default for key, one in declared.items() if one.init and key != "lr"}
+    found = {key: one.default for key, one in declared.items() if one.init and key != "lr"}
+    return {key: value for key, value in found.items() if not (isinstance(value, tuple) and None in value)}
 
 
 def optimizer_names(given: Iterable[str]) -> list[str]:

@@ -74,6 +74,7 @@ cdef struct Sweep:
     double clip_value        # what gradients are clamped to; 0 if they are not
     const double *factors    # [leaves] of gradients, besides that of their coefficients; NULL if there are none
     const fo_coef *average   # [2]: of leaves that have had an update, and of others
+    bint plain               # an update that is the kernels' alone: without first passes, factors and averages
     bint sums                # whether rules have first passes:
     bint for_class           # SUM_UP goes over leaves whose sums their class asks for, or over the large ones of others
     const double *totals     # [leaves][FO_MAX_SUMS] of what SUM_UP went over before

@@ -334,7 +334,10 @@ cdef void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept 
             leaf += 1
         f = &w.all.leaves[leaf]
         upto = min(end, w.all.leaves[leaf + 1].first)
-        if w.sums and done_whole(w, f, begin):
+        if w.plain and f.order == NULL:
+            update_part(w, f, (begin - f.first) * CHUNK_ELEMENTS, min(f.n, (upto - f.first) * CHUNK_ELEMENTS),
+                        &w.coefs[f.coef])
+        elif w.sums and done_whole(w, f, begin):
             pass
         elif w.what == UPDATE and f.order == NULL and w.bindings[f.group].average[f.real] == NULL:
             update_part(w, f, (begin - f.first) * CHUNK_ELEMENTS, min(f.n, (upto - f.first) * CHUNK_ELEMENTS),
@@ -355,7 +358,10 @@ cdef void run_chunks_backward(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) 
             leaf -= 1
         f = &w.all.leaves[leaf]
         first = max(begin, f.first)
-        if w.sums and done_whole(w, f, first):
+        if w.plain and f.order == NULL:
+            update_part(w, f, (first - f.first) * CHUNK_ELEMENTS, min(f.n, (end - f.first) * CHUNK_ELEMENTS),
+                        &w.coefs[f.coef])
+        elif w.sums and done_whole(w, f, first):
             pass
         elif w.what == UPDATE and f.order == NULL and w.bindings[f.group].average[f.real] == NULL:
             update_part(w, f, (first - f.first) * CHUNK_ELEMENTS, min(f.n, (end - f.first) * CHUNK_ELEMENTS),

@@ -23,6 +23,7 @@ cdef class Groups(State):
     cdef double *totals             # [leaves][FO_MAX_SUMS]: of first passes over leaves
     cdef First sums
     cdef bint in_numpy              # whether a class does its rule's arithmetic
+    cdef bint averages              # whether parameters have averages
     cdef double scale               # gradient factor of this step
     cdef const fo_variant *variant
 

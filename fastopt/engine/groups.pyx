@@ -52,7 +52,7 @@ cdef class Groups(State):
 
     Parameters
     ----------
-    tree, slots, numbers, group_numbers
+    tree, slots, numbers, group_numbers, classes
         As for `State`.
     """
 
@@ -154,9 +154,13 @@ cdef class Groups(State):
             self.install(change.stock)
         self.terms, change.terms = change.terms, self.terms
         self.bindings, change.bindings = change.bindings, self.bindings
+        self.averages = False
         for i in range(self.n_leaves):
             b = &self.bindings[self.leaves[i].group]
-            self.leaves[i].arrays = 2 + b.n_state + (b.average[self.leaves[i].real] != NULL)
+            self.leaves[i].arrays = 2 + b.n_state
+            if b.average[self.leaves[i].real] != NULL:
+                self.leaves[i].arrays += 1
+                self.averages = True
         self.sums = change.sums
         self.in_numpy = in_numpy
         self.renumber()

@@ -7,6 +7,16 @@ from .groups cimport Change, First, Groups
 from .kernels cimport fo_coef
 from .lock cimport Lock
 
+# What adapters may use, as `dlpack` does; nothing else is promised to them:
+# - step(owner, source, None, False): a step by a `Source`, whose `give` has gradients taken in where they lie. It sets
+#   g, order and active of each of `leaves`, and held and cleared of each of `watches`, and `complete` to False where a
+#   leaf has no gradient any more; or it calls take_leaf(leaf, array). `source` is to be None again afterwards.
+# - arrays, names, n_leaves, and of `leaves` p, n and itemsize: where parameters lie.
+# - extent_after(address), extents, n_extents: the memory of parameters and state, which gradients must be apart from.
+# - count and fresh of `watches`, states, slots, numbers, group_numbers, steps, skipped, unlooked, sweeper and
+#   own_memory(): what a plan that takes the place of another one goes on with.
+# - terms: another list once groups have changed.
+
 cdef class Plan(Groups):
     cdef readonly object away       # why the optimizer must be refused, None if it need not
     cdef readonly str remedy        # what ends that: "load", "bind" (or load), or "" for leaving a block

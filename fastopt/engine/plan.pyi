@@ -38,6 +38,7 @@ class Plan:
         slots: tuple[str, ...],
         numbers: dict[str, float],
         group_numbers: dict[str, float],
+        classes: list[type[Any]],
         lock: Lock,
         looks_ahead: bool,
     ) -> None: ...

@@ -44,7 +44,7 @@ cdef class Plan(Groups):
 
     Parameters
     ----------
-    tree, slots, numbers, group_numbers
+    tree, slots, numbers, group_numbers, classes
         As for `State`.
     lock : Lock
         Held during each step.
@@ -52,7 +52,8 @@ cdef class Plan(Groups):
         Whether each step needs a `LookAhead` before it.
     """
 
-    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, Lock lock, bint looks_ahead):
+    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, list classes, Lock lock,
+                  bint looks_ahead):
         self.lock = lock
         self.looks_ahead = self.unlooked = looks_ahead
         self.generation = generation
@@ -286,6 +287,7 @@ cdef class Plan(Groups):
         w.clip_value, w.average = self.clip_value, self.average
         w.factors = self.factors if self.own_factors else NULL
         w.sums, w.totals = self.sums != NO_SUMS and what <= UPDATE_AND_ZERO, self.totals
+        w.plain = what == UPDATE and not (w.sums or self.own_factors or self.averages)
         w.variant = self.variant
 
     # -- why a step may be refused --

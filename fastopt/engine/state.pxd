@@ -18,6 +18,7 @@ cdef class Stock:
 
 cdef class State(Leaves):
     cdef readonly tuple slots
+    cdef list classes            # of optimizers, of each group: they know the shapes of state
     cdef readonly list states    # of each leaf, its arrays by slot
     cdef readonly tuple number_names, group_number_names
     # Numbers that a class keeps, and what they will be when the step is over: float64 [names, leaves], [names, groups].
@@ -28,6 +29,7 @@ cdef class State(Leaves):
     cdef Sweeper sweeper
 
     cdef void keep_numbers(self) noexcept
+    cdef object new_state(self, Py_ssize_t i, str name)
     cdef Stock stock(self, list wanted)
     cdef void lend(self, Stock stock) noexcept
     cdef void take_back(self, Stock stock) noexcept

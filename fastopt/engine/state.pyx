@@ -47,13 +47,16 @@ cdef class State(Leaves):
         Names of the state arrays a parameter may have, as rules call them; the last may be AVERAGE.
     numbers, group_numbers : dict of str to float
         Numbers that each leaf has, and each group, and what they start at.
+    classes : list of type
+        The class of each group; its ``state_shape(slot, shape)`` is that of a state array, None where there is none.
     """
 
-    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, *_):
+    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, list classes, *_):
         if len(slots) >= MAX_SLOTS:
             raise ValueError(f"slots has {len(slots)} names: wanted at most {MAX_SLOTS - 1}")
         self.slots = slots + ("",) * (MAX_SLOTS - 1 - len(slots)) + (AVERAGE,)
         self.states = list(map(dict, [()] * self.n_leaves))
+        self.classes = classes
         self.sweeper = Sweeper()
         self.number_names, self.group_number_names = tuple(numbers), tuple(group_numbers)
         self.keeps_numbers = bool(numbers or group_numbers)
@@ -90,6 +93,16 @@ cdef class State(Leaves):
         """The array that an extent is of."""
         return self.arrays[leaf] if slot < 0 else self.states[leaf][self.slots[slot]]
 
+    cdef object new_state(self, Py_ssize_t i, str name):
+        """An array for a slot of a leaf, contents unset; None if it has none."""
+        cdef cnp.ndarray a = self.arrays[i]
+        shape = shown(a)
+        if name != AVERAGE:
+            shape = self.classes[self.leaves[i].group].state_shape(name, shape)
+        if shape is None or shape == shown(a):
+            return None if shape is None else empty_like(a)
+        return np.empty(shape, a.dtype)
+
     cdef Stock stock(self, list wanted):
         """Take the memory for state that leaves lack; `wanted` has (first leaf, leaf after the last, slots)."""
         cdef Stock stock = Stock()
@@ -103,7 +116,9 @@ cdef class State(Leaves):
                 slot = self.slots.index(name)
                 for i in range(begin, end):
                     if name not in self.states[i]:
-                        made = empty_like(self.arrays[i])
+                        made = self.new_state(i, name)
+                        if made is None:
+                            continue
                         stock.states[i] = {**stock.states[i], name: made}
                         stock.places.append((i, slot))
                         memory.append((made, i, slot))
@@ -130,10 +145,10 @@ cdef class State(Leaves):
         return stock
 
     cdef void lend(self, Stock stock) noexcept:
-        """Let leaves have the state that was taken for them: zeros, and averages that are copies of their parameters."""
+        """Let leaves have the state that was taken for them: zeros, averages as copies of their parameters."""
         cdef Py_ssize_t i, leaf
         cdef Sweep w
-        w.what, w.all, w.sums = START_STATE, &stock.new, False
+        w.what, w.all, w.plain, w.sums = START_STATE, &stock.new, False, False
         self.sweeper.sweep(&w)
         for i in range(stock.new.n_leaves):
             leaf = stock.places[i][0]

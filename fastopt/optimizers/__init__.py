@@ -51,6 +51,7 @@ if _now("layerwise", "LAMB LARS"): from .layerwise import *
 if _now("stable_adamw", "StableAdamW"): from .stable_adamw import *
 if _now("novograd", "NovoGrad"): from .novograd import *
 if _now("prodigy", "Prodigy"): from .prodigy import *
+if _now("adafactor", "Adafactor"): from .adafactor import *
 if _now("muon", "Muon"): from .muon import *
 # fmt: on
 
@@ -65,7 +66,7 @@ if not TYPE_CHECKING:
         """Import what is asked for."""
         if name == "OPTIMIZERS":
             classes = {one: globals().get(one) or __getattr__(one) for one in _MODULES}
-            found: Any = {one: cls for one, cls in classes.items() if not cls.in_numpy}
+            found: Any = {one: cls for one, cls in classes.items() if not cls.matrices_only}
         elif name in _MODULES:
             from importlib import import_module
 

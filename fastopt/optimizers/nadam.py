@@ -42,7 +42,7 @@ class NAdam(Cautious):
     momentum_decay : float
         :math:`\psi \geq 0`. Keras's Nadam is this one with 1.
     eps_hat : bool
-        Whether :math:`\epsilon` stands beside :math:`\sqrt v`, before the bias correction, as in Keras.
+        Whether :math:`\epsilon` stands beside :math:`\sqrt v`, before the bias correction. (Keras has it after that.)
     cautious : bool
         Whether to set those elements of the update to 0 whose sign is not the gradient's, and to multiply the others by
         the reciprocal of their share in the parameter, at most 1000 (Liang et al., "Cautious optimizers", 2024). Reads
