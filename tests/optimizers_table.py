@@ -41,7 +41,8 @@ def chosen(few: Any, everything: Any) -> Any:
 
 
 # No state, state that looks ahead, one or more arrays of it by the options, two; numbers that persist for each array;
-# a parameter that is assigned, numbers that persist for a group, decay that is decoupled and asks nobody.
+# a parameter that is assigned, numbers that persist for a group, decay that is decoupled and asks nobody. A new kind of
+# rule, such as one that takes sums of a leaf first, gets its first class here.
 KINDS = {name: OPTIMIZERS[name] for name in ("SGD", "NAG", "RMSprop", "Adam", "NAdam", "ScheduleFreeAdamW")}
 KINDS = chosen(KINDS, OPTIMIZERS)
 
