@@ -8,11 +8,11 @@ BIN := $(VENV)/bin
 EXTRAS := cli test bench docs dev
 COMPILED := setup.py pyproject.toml $(wildcard src_c/* fastopt/engine/*.p[yx]*)
 
-.PHONY: help train test test-slow bench bench-full bench-smoke lint format docs dist sanitize clean
+.PHONY: help train test test-slow adapters bench bench-full bench-smoke lint format docs dist sanitize clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make train | test | test-slow | bench | bench-full | lint | format | docs | dist | sanitize | clean"
+	@echo "make train | test | test-slow | adapters | bench | bench-full | lint | format | docs | dist | sanitize | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +31,32 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	FASTOPT_EVERY_CLASS=1 $(BIN)/python -m pytest
+
+# The adapters and examples, in an environment with their partners; TORCH= leaves torch and its clients out. Keras on two of its backends;
+# scikit-learn in its other releases too, whose private parts our estimators know.
+PARTNERS := .venv-adapters
+TORCH ?= torch==2.13.0 stable-baselines3 expecttest
+WITH_PARTNERS := $(patsubst %,tests/test_%.py,sklearn scipy thinc convert create examples foreign documents) \
+    $(wildcard tests/test_torch*.py)
+SKLEARN := 1.4.2 1.5.2 1.6.1 1.7.2 1.8.0
+
+$(PARTNERS)/.ready: $(COMPILED)
+	$(PYTHON) -m venv $(PARTNERS)
+	$(PARTNERS)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,adapters]' $(TORCH)
+	touch $@
+
+$(PARTNERS)-sklearn/.ready: $(COMPILED)
+	$(PYTHON) -m venv $(PARTNERS)-sklearn
+	$(PARTNERS)-sklearn/bin/python -m pip install --quiet --disable-pip-version-check --editable . pytest scikit-learn
+	touch $@
+
+adapters: $(PARTNERS)/.ready $(PARTNERS)-sklearn/.ready
+	$(PARTNERS)/bin/python -m pytest -k "not rewarded_as_with_torch" $(WITH_PARTNERS)  # it takes an hour
+	KERAS_BACKEND=jax $(PARTNERS)/bin/python -m pytest -q tests/test_convert.py -k keras
+	set -e; for release in $(SKLEARN); do \
+	    $(PARTNERS)-sklearn/bin/python -m pip install --quiet --disable-pip-version-check scikit-learn==$$release; \
+	    $(PARTNERS)-sklearn/bin/python -m pytest -q -m "not slow" tests/test_sklearn.py; \
+	done
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
@@ -78,5 +104,5 @@ sanitize: $(VENV)/.test
 	    $(BIN)/python -m pytest -m "not slow" -p no:cacheprovider -o pythonpath="build/sanitize ."
 
 clean:
-	rm -rf build dist out docs/_build docs/api .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build dist out docs/_build docs/api .venv .venv-adapters .venv-adapters-sklearn .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	rm -f fastopt/engine/*.so

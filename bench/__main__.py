@@ -23,7 +23,7 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--workload", "only", multiple=True, type=click.Choice(SINGLE + LISTS), metavar="NAME",
               help=f"Only this workload, of {', '.join(SINGLE + LISTS)}; may be repeated. The parts scaling, loop and "
               "conditions have workloads of their own.")  # fmt: skip
-@click.option("--minutes", type=float, help="How long it may take, about.  [default: 5; with --full: no limit]")
+@click.option("--minutes", type=float, help="How long it may take, about.  [default: 15; with --full: no limit]")
 @click.option("--out", default="out", show_default=True, type=click.Path(file_okay=False, path_type=Path))
 @click.pass_context
 def main(
@@ -39,7 +39,8 @@ def main(
     Beside them stands the roof, the fastest time in which this machine can move the same bytes. Tables are printed;
     bench.json, the plots and a log are left in OUT.
 
-    The shorter the run, the fewer rules it comes to besides Adam. What was measured is written after each part.
+    The shorter the run, the less it comes to besides Adam and a line for each class. What was measured is written after
+    each part.
     """
     if context.invoked_subcommand:
         return
@@ -48,7 +49,7 @@ def main(
 
     amount = amount or "short"
     if amount == "short" and minutes is None:
-        minutes = 5.0
+        minutes = 15.0
     # What must be done when nothing new is begun any more takes less than a minute and a half.
     until = math.inf if minutes is None else time() + 60 * minutes - 90
     how = [] if amount == "short" else [f"--{amount}"]

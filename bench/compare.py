@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.report import Sheet, label, number, print_sheet
 
-PARTS = ("steps", "scaling", "loop", "first-steps", "conditions")
+PARTS = ("steps", "classes", "scaling", "loop", "first-steps", "conditions")
 LABELS = ("condition", "case", "dtype", "workload", "model", "contender", "threads")
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import os
 from typing import Any, ClassVar
@@ -11,6 +12,8 @@ import numpy as np
 
 from bench.peers import Array, Peer, need, threads
 from bench.runner import Unavailable
+from bench.workloads import CASES
+from fastopt.optimizers import OPTIMIZERS
 
 
 def renamed(options: dict[str, Any], **names: str | tuple[str, str]) -> dict[str, Any]:
@@ -37,9 +40,10 @@ class Torch(Peer):
         for tensor, g in zip(self.tensors, data.grads, strict=True):
             tensor.grad = torch.from_numpy(g)
         self.optimizer = self.make(torch)
-        for i, tensor in enumerate(self.tensors):
-            slots = {name: torch.from_numpy(arrays[i]) for name, arrays in data.state.items()}
-            self.optimizer.state[tensor] = {"step": self.no_steps(torch), **slots}
+        if self.case.name in CASES:  # whose state is known; others keep their own
+            for i, tensor in enumerate(self.tensors):
+                slots = {name: torch.from_numpy(arrays[i]) for name, arrays in data.state.items()}
+                self.optimizer.state[tensor] = {"step": self.no_steps(torch), **slots}
         self.step = self.optimizer.step
 
     def no_steps(self, torch: Any) -> Any:
@@ -48,8 +52,10 @@ class Torch(Peer):
     def make(self, torch: Any) -> Any:
         try:
             return getattr(torch.optim, self.case.optimizer)(self.tensors, **self.case.options, **self.how)
-        except (AttributeError, TypeError, RuntimeError) as error:
-            raise Unavailable(f"torch.optim has no such form: {error}") from error
+        except AttributeError:
+            raise Unavailable("torch.optim has no such optimizer") from None
+        except (TypeError, RuntimeError) as error:
+            raise Unavailable(f"torch.optim has no such form: {str(error).partition('() ')[2] or error}") from error
 
 
 class TorchForeach(Torch):
@@ -100,13 +106,24 @@ class Optax(Peer):
         self.state = jax.jit(transform.init)(self.params)
 
     def transform(self, optax: Any) -> Any:
-        forms = {"SGD": "sgd", "RMSprop": "rmsprop", "Adam": "adam", "AdamW": "adamw"}
-        if self.case.optimizer not in forms:
-            raise Unavailable(f"no {self.case.name} written in this form")
-        form = "amsgrad" if self.case.name == "amsgrad" else forms[self.case.optimizer]
-        o = renamed(self.case.options, lr="learning_rate", alpha="decay", betas=("b1", "b2"))
-        o.pop("amsgrad", None)  # a function of its own
-        return getattr(optax, form)(**o, **({"eps_in_sqrt": False} if form == "rmsprop" else {}))
+        """The one of this name, with the options of the class as far as it has them."""
+        forms = {name.replace("_", ""): form for of in (optax.contrib, optax) for name, form in vars(of).items()}
+        form = forms.get("amsgrad" if self.case.name == "amsgrad" else self.case.optimizer.lower())
+        if form is None:
+            raise Unavailable("optax has no such optimizer")
+        declared = OPTIMIZERS[self.case.optimizer].hyper_parameters
+        o = {name: one.default for name, one in declared.items()} | self.case.options
+        known = inspect.signature(form).parameters
+        o = renamed(o, lr="learning_rate", betas=("b1", "b2", "b3")[: len(o.get("betas", ()))])
+        if "alpha" not in known:
+            o = renamed(o, alpha="decay")
+        given = {
+            name: value for name, value in o.items() if name in known and (value or known[name].default is not None)
+        }
+        try:
+            return form(**given, **({"eps_in_sqrt": False} if "eps_in_sqrt" in known else {}))
+        except (TypeError, ValueError) as error:
+            raise Unavailable(f"optax has no such form: {error}") from error
 
     def refresh(self) -> None:
         self.grads = [self.jax.numpy.array(g) for g in self.data.grads]

@@ -14,9 +14,11 @@ from typing import Any
 import click
 
 from bench import conditions, loop, steps
-from bench.peers import threads
+from bench.packages import Optax, Torch, TorchForeach, TorchFused
+from bench.peers import Twin, threads
 from bench.runner import one_core, own_process
 from bench.workloads import LISTS, SINGLE, all_cases
+from fastopt.optimizers import OPTIMIZERS
 
 Results = dict[str, Any]
 
@@ -54,6 +56,16 @@ def _rules(run: Run) -> Results:
     return found
 
 
+def _classes(run: Run) -> Results:
+    """Every class in float32 at two workloads, beside its roof, its NumPy twin, torch and optax."""
+    cases = {case.optimizer: name for name, case in reversed(all_cases().items())}  # the plainest of each class
+    names = [cases[name] for name in OPTIMIZERS]
+    workloads = list(run.only) or run.pick(["1e3"], ["1e7", "thousand-small"], ["1e7", "thousand-small"])
+    how = {"peers": [Twin, Torch, TorchForeach, TorchFused, Optax]}
+    found = steps.measure(names, ["float32"], workloads, threads(), run.pick(0.0, 0.7, 5.0), run.until, **how)
+    return {"classes": found["steps"], "skipped": found["skipped"]}
+
+
 def _serial(run: Run) -> Results:
     """Adam with one thread, against everybody."""
     workloads = run.workloads(["1e3"], ["1e3", "1e5", "1e7", "mlp"])
@@ -87,6 +99,7 @@ def _conditions(run: Run) -> Results:
 # In this order, so that what a slow machine leaves no time for is the least missed.
 PARTS: dict[str, Callable[[Run], Results]] = {
     "sizes": _sizes,
+    "classes": _classes,
     "serial": _serial,
     "scaling": _scaling,
     "loop": _loop,
@@ -94,6 +107,7 @@ PARTS: dict[str, Callable[[Run], Results]] = {
     "conditions": _conditions,
     "rules": _rules,
     "serial-rules": _rules,
+    "serial-classes": _classes,
 }
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from bench.roofline import plural
+from bench.roofline import first_pass, plural
 from bench.runner import Contender, Unavailable
 from bench.workloads import Case, Data
 
@@ -95,10 +95,14 @@ class Fastopt(Peer):
             pass
 
     def share(self) -> None:
-        """Hand fastopt's state to all who come after."""
-        leaves = list(self.optimizer.state.values())
-        names = self.case.state or tuple(leaves[0])
-        self.data.state = {name: [leaf[name] for leaf in leaves] for name in names}
+        """Hand fastopt's state to all who come after: arrays of the parameters' shapes, and not single numbers."""
+        leaves, data = list(self.optimizer.state.values()), self.data
+        names = [name for name, array in leaves[0].items() if array.shape == data.params[0].shape]
+        data.state = {name: [leaf[name] for leaf in leaves] for name in self.case.state or names}
+        cls = type(self.optimizer)
+        letters = {public: letter for letter, public in cls.slots.items()}
+        read = first_pass(cls.rule(self.optimizer.param_groups[0]))
+        data.first = [i for i, x in enumerate(["p", "g", *(letters[name] for name in data.state)]) if x in read]
 
 
 class Twin(Fastopt):

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import paper
+from bench.roofline import plural
 from bench.workloads import elements
 
 Row = dict[str, Any]
@@ -176,6 +177,35 @@ def units(results: Results) -> Sheet:
     return sheet
 
 
+def classes(results: Results) -> Sheet:
+    """A line a class, with most threads: how many times the roof's time its step takes, and theirs its own."""
+    all_rows = results.get("classes", [])
+    threads = max((row["threads"] for row in all_rows), default=1)
+    rows: dict[str, dict[str, dict[str, Row]]] = {}
+    for row in (row for row in all_rows if row["threads"] == threads):
+        rows.setdefault(row["optimizer"], {}).setdefault(row["workload"], {})[row["contender"]] = row
+    workloads = dict.fromkeys(row["workload"] for row in all_rows)
+    columns = ["class", "state"]
+    for workload in workloads:
+        columns += [f"{label(workload)}: × roof", "twin's ×", "torch's ×", "optax's ×"]
+    sheet = Sheet(f"Every class, float32, {plural(threads)}", columns)
+    sheet.note = (
+        "State: bytes per parameter. Twin's, torch's, optax's ×: how many times as long as fastopt's step theirs takes "
+        "(of torch, the best form). ¹ Another formula than fastopt's. ² Two passes, and so has the roof."
+    )
+    for name, found in rows.items():
+        mine = next(iter(found.values()))["fastopt"]
+        line = [name + "²" * (mine["passes"] == 2), number(mine["state_bytes"])]
+        for workload in workloads:
+            here = found.get(workload, {})
+            line.append(number(here["fastopt"]["x_roof"]) if here else "–")
+            for of in ("NumPy twin", "torch", "JAX + optax"):
+                row = fastest(here, lambda row, of=of: row["contender"].startswith(of))
+                line.append(number(row and row["x_fastopt"]) + "¹" * bool(row and row["formula"] == paper.OTHER))
+        sheet.rows.append(line)
+    return sheet
+
+
 def loop(results: Results) -> Sheet:
     title = "Training loop in NumPy, BLAS threads on: µs an iteration"
     return pivot(title, results.get("loop", []), itemgetter("contender"), itemgetter("model"))
@@ -221,7 +251,7 @@ def machine(results: Results) -> Iterator[str]:
         yield f"{part}: took {load['seconds']:.0f} s, others meanwhile kept {load['others_cores']:.2f} cores busy"
 
 
-SHEETS = (speed, everybody, units, loop, first_steps, conditions, skipped)
+SHEETS = (speed, everybody, classes, units, loop, first_steps, conditions, skipped)
 
 
 def print_sheet(sheet: Sheet, console: Console) -> None:

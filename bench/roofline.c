@@ -2,8 +2,8 @@
  *
  * Built by roofline.py for this machine, once per type and number of slots (-DREAL=float -DSLOTS=2); never shipped.
  * Each tensor has 2 + SLOTS arrays: parameter, gradient, state. A sweep reads all and writes all but the gradient, as a
- * fused step must. c is 0 at run time, which the compiler cannot know, so values never change and a sweep may run over
- * anybody's live arrays.
+ * fused step must. Before that it reads those of a rule's first pass: bit k of `first` is for array k. c is 0 at run
+ * time, which the compiler cannot know, so values never change and a sweep may run over anybody's live arrays.
  */
 #include <stddef.h>
 
@@ -43,15 +43,32 @@ stretch(real *const *array, size_t begin, size_t n, real c, int prefetch)
     }
 }
 
+/* The first pass over one stretch; its result is of use to tests only. */
+real look(real *const *array, size_t begin, size_t n, unsigned first)
+{
+    real sum = 0;
+    for (int k = 0; k < 2 + SLOTS; k++)
+        if (first >> k & 1) {
+            const real *restrict x = array[k] + begin;
+#pragma omp simd reduction(+ : sum)
+            for (size_t i = 0; i < n; i++)
+                sum += x[i];
+        }
+    return sum;
+}
+
 /* The share of thread `me`: equal numbers of elements, whole blocks, whichever tensors they lie in. */
 static inline __attribute__((always_inline)) void
-share(size_t tensors, const size_t *size, real *const *array, size_t total, real c, int prefetch, size_t me,
-      size_t threads)
+share(size_t tensors, const size_t *size, real *const *array, size_t total, real c, int prefetch, unsigned first,
+      size_t me, size_t threads)
 {
+    volatile real kept = 0; /* so that the sums are computed */
     const size_t blocks = (total + BLOCK - 1) / BLOCK;
     size_t from = blocks * me / threads * BLOCK, to = blocks * (me + 1) / threads * BLOCK;
     for (size_t i = 0; i < tensors && to > 0; i++, array += 2 + SLOTS) {
         const size_t n = size[i], end = to < n ? to : n;
+        if (from < end && first)
+            kept = look(array, from, end - from, first);
         if (from < end && prefetch)
             stretch(array, from, end - from, c, 1);
         else if (from < end)
@@ -59,19 +76,21 @@ share(size_t tensors, const size_t *size, real *const *array, size_t total, real
         from -= from < n ? from : n;
         to -= end;
     }
+    (void)kept;
 }
 
-void sweep(size_t tensors, const size_t *size, real *const *array, real c, int prefetch, int threads, size_t repeats)
+void sweep(size_t tensors, const size_t *size, real *const *array, real c, int prefetch, unsigned first, int threads,
+           size_t repeats)
 {
     size_t total = 0;
     for (size_t i = 0; i < tensors; i++)
         total += size[i];
     for (size_t r = 0; r < repeats; r++)
         if (threads == 1)
-            share(tensors, size, array, total, c, prefetch, 0, 1);
+            share(tensors, size, array, total, c, prefetch, first, 0, 1);
         else {
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
             for (int me = 0; me < threads; me++)
-                share(tensors, size, array, total, c, prefetch, me, threads);
+                share(tensors, size, array, total, c, prefetch, first, me, threads);
         }
 }

@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from bench.runner import Contender, Unavailable
 from bench.workloads import Data
 
 SOURCE = Path(__file__).with_name("roofline.c")
+RULES = Path(__file__).parent.parent / "src_c" / "rules.c"
 BUILD = Path(__file__).parent.parent / "build" / "bench"
 FLAGS = ["-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
 if platform.machine() in ("x86_64", "AMD64"):
@@ -50,6 +52,12 @@ def library(dtype: str, slots: int) -> ctypes.CDLL:
     return ctypes.CDLL(str(built))
 
 
+def first_pass(rule: str) -> set[str]:
+    """The letters of what a rule's first pass reads, as its source says: none, if it has only one pass."""
+    found = re.search(rf"^SUMS\({rule}, \(([\w, ]*)\).*?^}}", RULES.read_text(), re.MULTILINE | re.DOTALL)
+    return {"g", *"p" * ("p = LOAD(p)" in found[0]), *filter(None, found[1].split(", "))} if found else set()
+
+
 def plural(threads: int) -> str:
     return f"{threads} thread{'s' * (threads > 1)}"
 
@@ -70,6 +78,7 @@ class Roof(Contender):
             (ctypes.c_void_p * len(pointers))(*pointers),
             real(factor),
             ctypes.c_int(prefetch),
+            ctypes.c_uint(sum(1 << array for array in data.first)),
             ctypes.c_int(threads),
         ]
 
@@ -81,5 +90,5 @@ class Roof(Contender):
 
 def roofs(data: Data, threads: int) -> list[Roof]:
     """All candidates for the roof of `data`; the fastest is it. Threads are tried where there is work to share."""
-    counts = [1] if threads == 1 or data.elements < 5000 else [1, threads]
+    counts = [1] if threads == 1 or data.elements < 5000 else [1, threads] if data.elements < 5e6 else [threads]
     return [Roof(data, n, prefetch) for n in counts for prefetch in (False, True)]

@@ -48,7 +48,7 @@ def gather(case: Case, data: Data, peers: Iterable[type[Peer]]) -> tuple[list[Co
     skipped = {}
     for peer in peers:
         try:
-            formula = check(peer, case, data.dtype.name) if case.name in CASES else "paper"
+            formula = check(peer, case, data.dtype.name)
             contender = peer(case, data)
             contender.formula = formula
             contenders.append(contender)
@@ -76,6 +76,8 @@ def records(contenders: Sequence[Contender], timings: dict[str, Timing], data: D
                 "formula": getattr(contender, "formula", ""),
                 "packaged": getattr(contender, "packaged", False),
                 "elements": data.elements,
+                "state_bytes": data.dtype.itemsize * len(data.state),
+                "passes": 1 + bool(data.first),
                 **times,
                 "gb_per_s": data.bytes_moved / times["us"] / 1e3,
                 "x_roof": timing.over(timings[best]) if best else None,
@@ -94,12 +96,15 @@ def together(
     if need > available_memory():
         return [], {"everything": f"{workload} in {dtype} wants {need / 2**30:.0f} GiB of free memory"}
     data = Data(WORKLOADS[workload], dtype, case.state)
-    contenders, skipped = gather(case, data, peers)
+    try:
+        contenders, skipped = gather(case, data, peers)
+    except ValueError as error:  # of fastopt's class, which may want matrices
+        return [], {"everything": str(error)}
     try:
         contenders += roofs(data, threads) if with_roof else []
     except Unavailable as reason:
         skipped[ROOF] = str(reason)
-    labels = {"case": case.name, "dtype": dtype, "workload": workload, "threads": threads}
+    labels = {"case": case.name, "optimizer": case.optimizer, "dtype": dtype, "workload": workload, "threads": threads}
     rows = records(contenders, interleave(contenders, seconds), data, **labels)
     del contenders
     gc.collect()
@@ -163,6 +168,7 @@ def measure(
     seconds: float,
     until: float,
     patience: float = math.inf,
+    peers: Sequence[type[Peer]] = PEERS,
 ) -> dict[str, Any]:
     """All combinations in the order workload, type, case; as many as begin before the time `until`.
 
@@ -177,8 +183,8 @@ def measure(
         reasons = {"everything": "no time was left: --minutes or --full has it"}
         if time() < until:
             left_out = slow if elements(workload) > 5e7 else set()
-            peers = [peer for peer in PEERS if peer.name not in left_out]
-            found, reasons = cell(all_cases()[name], dtype, workload, threads, seconds, peers)
+            these = [peer for peer in peers if peer.name not in left_out]
+            found, reasons = cell(all_cases()[name], dtype, workload, threads, seconds, these)
             reason = f"{patience:g} times as slow as fastopt at 10^7 elements: --full has it"
             reasons |= dict.fromkeys(left_out, reason)
             if elements(workload) >= 1e7:

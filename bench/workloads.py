@@ -90,11 +90,17 @@ CASES: dict[str, Case] = {
 
 
 def all_cases() -> dict[str, Case]:
-    """`CASES`, and the classes of fastopt that are not there at their defaults: a new one is measured by itself."""
+    """`CASES`, the classes of fastopt that are not there at their defaults, and those that have a cautious form in it.
+
+    So a new class is measured by itself.
+    """
     from fastopt.optimizers import OPTIMIZERS
 
     known = {case.optimizer for case in CASES.values()}
-    return {**CASES, **{name.lower(): Case(name.lower(), name) for name in OPTIMIZERS if name not in known}}
+    plain = [Case(name.lower(), name) for name in OPTIMIZERS if name not in known]
+    cautious = [name for name, cls in OPTIMIZERS.items() if "cautious" in cls.hyper_parameters]
+    others = [*plain, *(Case(f"cautious-{name.lower()}", name, {"cautious": True}) for name in cautious)]
+    return {**CASES, **{case.name: case for case in others}}
 
 
 def on_cache_lines(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -112,8 +118,11 @@ class Data:
 
     All contenders that can are handed the very same arrays, so that none has better memory than another. They start at
     cache lines, which is best for all. (NumPy's own large arrays start 16 bytes after one; not all make up for that.)
-    `state` maps torch's names to one array a tensor: zeros, until fastopt's own take their place.
+    `state` maps torch's names to one array a tensor: zeros, until fastopt's own take their place. `first` has the
+    numbers of the arrays, in the order p, g, state, that a first pass reads.
     """
+
+    first: Sequence[int] = ()
 
     def __init__(self, shapes: Shapes, dtype: str, state: Sequence[str] = (), seed: int = 0) -> None:
         self.dtype = np.dtype(dtype)
@@ -134,8 +143,8 @@ class Data:
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes one step must move: p, g and state in, p and state out."""
-        return (3 + 2 * len(self.state)) * self.elements * self.dtype.itemsize
+        """Bytes one step must move: p, g and state in, p and state out, and before that what a first pass reads."""
+        return (3 + 2 * len(self.state) + len(self.first)) * self.elements * self.dtype.itemsize
 
     def tree(self, arrays: list[np.ndarray]) -> Any:
         """The arrays as a user would hand them over: a lone one alone."""

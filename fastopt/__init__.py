@@ -13,8 +13,9 @@ __version__ = "0.1.0"
 
 import typing
 
+from . import optimizers
+from .names import available, create
 from .optimizer import Optimizer
-from .optimizers import OPTIMIZERS
 from .threads import (
     get_flush_denormals,
     get_num_threads,
@@ -25,16 +26,18 @@ from .threads import (
 )
 
 if typing.TYPE_CHECKING:
-    from . import checkpoint, schedules
+    from . import checkpoint, convert, schedules
     from .optimizers import *  # noqa: F403
-
-globals().update(OPTIMIZERS)
+    from .split import Split
 
 __all__ = [
-    "OPTIMIZERS",
     "Optimizer",
+    "Split",
     "__version__",
+    "available",
     "checkpoint",
+    "convert",
+    "create",
     "get_flush_denormals",
     "get_num_threads",
     "schedules",
@@ -42,7 +45,6 @@ __all__ = [
     "set_num_threads",
     "show_config",
     "show_runtime",
-    *OPTIMIZERS,
 ]
 
 
@@ -51,10 +53,19 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-def __getattr__(name: str) -> object:
-    """Import these when they are first asked for: what they need takes longer than all the rest."""
-    if name in ("checkpoint", "schedules"):
-        import importlib
+if not typing.TYPE_CHECKING:
+    __all__ += optimizers.__all__
 
-        return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Import the optimizers and these when they are first asked for: they take longer than all the rest."""
+        if name in optimizers.__all__:
+            return globals().setdefault(name, getattr(optimizers, name))
+        if name in ("checkpoint", "convert", "schedules"):
+            from importlib import import_module
+
+            return import_module(f"{__name__}.{name}")
+        if name == "Split":
+            from .split import Split
+
+            return globals().setdefault(name, Split)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

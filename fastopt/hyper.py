@@ -33,12 +33,15 @@ __all__ = [
     "Rate",
     "Signature",
     "above_0",
+    "at_most_0",
     "betas",
     "choice",
     "constant",
     "etas",
     "flag",
+    "floors",
     "fraction",
+    "growth",
     "interpolation_betas",
     "is_schedule",
     "learning_rate",
@@ -52,6 +55,7 @@ __all__ = [
     "proportions",
     "set_all",
     "three_betas",
+    "three_numbers",
     "whole",
 ]
 
@@ -242,6 +246,18 @@ def positive(name: str, value: Any) -> float:
     return _number(name, value, "a finite number above 0", 0, math.inf, open_low=True, open_high=True)
 
 
+def growth(name: str, value: Any) -> float:
+    """Check for a number of at least 1, which may be infinite."""
+    if isinstance(value, float) and value == math.inf:
+        return math.inf
+    return _number(name, value, "a number of at least 1", 1, math.inf, open_low=False, open_high=True)
+
+
+def at_most_0(name: str, value: Any) -> float:
+    """Check for a finite number of at most 0."""
+    return _number(name, value, "a finite number of at most 0", -math.inf, 0, open_low=True, open_high=False)
+
+
 def fraction(name: str, value: Any) -> float:
     """Check for a number in [0, 1): what decays by it dies out."""
     return _number(name, value, "a number of at least 0 and below 1", 0, 1, open_low=False, open_high=True)
@@ -312,6 +328,22 @@ def limits(name: str, value: Any) -> tuple[Any, Any]:
     if not callable(low) and not callable(high) and low > high:
         raise ValueError(f"{name} is {value!r}: wanted the first not above the second")
     return low, high
+
+
+def three_numbers(name: str, value: Any) -> tuple[Any, ...]:
+    """Check for three finite numbers."""
+
+    def finite(name: str, value: Any) -> float:
+        low, high = -math.inf, math.inf
+        return _number(name, value, "a finite number", low, high, open_low=True, open_high=True)
+
+    return tuple(_several(name, value, finite, finite, finite))
+
+
+def floors(name: str, value: Any) -> tuple[Any, Any]:
+    """Check for a number of at least 0 or None, and a number of at least 0."""
+    least, other = _several(name, value, optional(constant), constant)
+    return least, other
 
 
 def is_schedule(value: Any) -> bool:

@@ -23,11 +23,12 @@ from .engine.coefficients import Terms
 from .engine.lock import Lock
 from .engine.lookahead import Averaged
 from .engine.plan import Plan
+from .engine.state import AVERAGE
 from .hyper import Given, Hyper, Option, Rate
 from .interrupts import held
 from .snapshots import Snapshots
 from .tree import Tree, dotted
-from .words import clamp
+from .words import clamp, lane_sum
 
 __all__ = ["Hyper", "Optimizer", "Rate", "Scalars", "Steps", "Values"]
 
@@ -48,9 +49,13 @@ def _takes_arrays(lr: Any) -> bool:
     return takes_arrays(lr)
 
 
-def _descended(p: Array, u: Array, decay: Any) -> Array:
-    """DESCEND of src_c/rule.h."""
-    return p - u if decay is None else p - (decay * p + u)
+def _decayed(p: Array, u: Array, decay: Any) -> Array:
+    """DECAYED of src_c/rule.h."""
+    return u if decay is None else decay * p + u
+
+
+def _as_it_is(array: Array) -> Array:
+    return array
 
 
 def _flattening(array: Array) -> Callable[[Array], Any]:
@@ -84,8 +89,16 @@ class Optimizer(Snapshots):
     clip_norm : float, optional
         Gradients whose norm, over all parameters together, is above this are scaled down to it. Reads the gradients
         once more; they are not written.
+    clip_tensor_norm : float, optional
+        The gradient of each parameter whose norm is above this is scaled down to it. Reads the gradients once more;
+        they are not written.
     clip_value : float, optional
-        Gradients are clamped to this and its negative, element by element. Not beside `clip_norm`.
+        Gradients are clamped to this and its negative, element by element. Of these three, one may be given.
+    ema_decay : float, optional
+        Keeps an exponential moving average of each parameter, ``ema`` in the state, which `averaged` shows: the first
+        update makes it a copy of the parameter, each later one multiplies it by this, in [0, 1), and adds the rest of
+        the parameter. Takes memory for one more copy of the parameters, which each step reads and writes. Set to None
+        later, the average stays as it is.
     decay_mask : callable, optional
         Which parameters decay: a function of a parameter's path, the keys and indices that lead to it with dots between
         (``"l1.bias"``), and the parameter. It is called once for each, and leaves those out for which it gives False.
@@ -108,7 +121,9 @@ class Optimizer(Snapshots):
     )
     zero_grads: Option[bool] = Option(hyper.flag, default=False)
     clip_norm: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
+    clip_tensor_norm: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
     clip_value: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
+    ema_decay: Option[float | None] = Option(hyper.optional(hyper.fraction), default=None)
     decay_mask: Option[Callable[[str, Array], bool] | None] = Option(hyper.optional(hyper.mask), default=None)
 
     #: state arrays by the rule's letter, and the name users know them by
@@ -118,6 +133,14 @@ class Optimizer(Snapshots):
     group_numbers: ClassVar[Mapping[str, float]] = {}
     #: whether gradients are to be computed inside ``with opt.lookahead():``
     looks_ahead: ClassVar[bool] = False
+    #: hyper-parameters that all groups must have in common
+    same_in_groups: ClassVar[tuple[str, ...]] = ()
+    #: whether it is for arrays of two axes alone
+    matrices_only: ClassVar[bool] = False
+    #: whether `reference` does the arithmetic of `step` too
+    in_numpy: ClassVar[bool] = False
+    #: whether kernels divide by `eps`, in the parameters' type
+    eps_in_kernels: ClassVar[bool] = True
     #: whether the rule says what p becomes, and not what is subtracted from it
     assigns: ClassVar[bool] = False
 
@@ -125,12 +148,17 @@ class Optimizer(Snapshots):
     hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]] = {}
     _declared: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}
     _arguments: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}  # those that are not always the default
+    _slots: ClassVar[Mapping[str, str]] = {}  # with the average that each may have
 
     # ---- what a class says ----
 
     @classmethod
     def check_together(cls, h: Values) -> None:
         """Raise ValueError if hyper-parameters, each of them valid, do not go together."""
+
+    @classmethod
+    def check_parameter(cls, name: str, array: Array) -> None:
+        """Raise ValueError for a parameter that is not for this class."""
 
     @classmethod
     def rule(cls, h: Values) -> str:
@@ -146,6 +174,11 @@ class Optimizer(Snapshots):
         return "none" if h["weight_decay"] == 0 else "decoupled" if h["decoupled"] else "coupled"
 
     @classmethod
+    def state_shape(cls, slot: str, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Return the shape of a state array of a parameter of this shape, None where it has none."""
+        return shape
+
+    @classmethod
     def scalars(cls, h: Values, t: Steps, *args: Any, **more: Any) -> Any:
         """Return the rule's scalars in steps t, each a number or one for each step.
 
@@ -156,7 +189,10 @@ class Optimizer(Snapshots):
         parameter's state is new, since no update has used it yet. `lr`: the learning rate, where scalars depend on it
         otherwise than as a factor. `numbers`: what the class keeps, by name. It is then asked in each step about each
         parameter of a group that takes part: `t`, `fresh` and the numbers of parameters are arrays with an element for
-        each, numbers of the group are floats, and what these become is returned third, a dict.
+        each, numbers of the group are floats, and what these become is returned third, a dict. `sums`, of a class with
+        numbers: what its rule's first pass adds up over each parameter, by name; None before that pass, when it is
+        asked for the scalars that the pass needs. `totals`, instead: the sums over all parameters whose learning rate
+        is not 0, floats, and the largest learning rate under ``"lr"``.
         """
         raise NotImplementedError
 
@@ -169,6 +205,16 @@ class Optimizer(Snapshots):
         of operations as in src_c/rules.c, and so with the same bits. `fastopt.words` has the words of
         src_c/rule.h.
         """
+        raise NotImplementedError
+
+    @staticmethod
+    def sums(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Return what the rule's first pass adds up, by name, for each element: the twin of its SUMS."""
+        raise NotImplementedError
+
+    @staticmethod
+    def finish(rule: str, sums: Mapping[str, float], n: int, c: Mapping[str, float]) -> Mapping[str, float]:
+        """Return the scalars that follow from the sums over n elements: the twin of the rule's FINISH."""
         raise NotImplementedError
 
     @classmethod
@@ -198,6 +244,7 @@ class Optimizer(Snapshots):
         cls._declared = {name: declared[name] for name in sorted(declared, key=lambda name: name in common)}
         cls.hyper_parameters = {name: one for name, one in cls._declared.items() if isinstance(one, Hyper)}
         cls._arguments = {name: one for name, one in cls._declared.items() if one.init}
+        cls._slots = {**cls.slots, AVERAGE: AVERAGE}
 
     __signature__: ClassVar[Any] = hyper.Signature()
 
@@ -217,37 +264,54 @@ class Optimizer(Snapshots):
                     raise TypeError(cls._unknown("option", name))
             values = {name: one.check(name, given.get(name, one.default)) for name, one in cls._declared.items()}
             tree = Tree(params)
-            if not tree.leaves:
-                raise ValueError(f"params has no parameters: it is {params!r}")
             groups = params if tree.grouped else [{"params": params}]
             defaults = {name: values.pop(name) for name in cls.hyper_parameters}
-            self.param_groups = [{**defaults, **group} for group in groups]
-            self._options = values
-            self._grad_norm: float | None = None
-            self._lock = Lock()
-            self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
-            self._plan: Plan | None = self._plan_of(tree)
-            self._plan.settle(self)
+            self._begin(tree, [{**defaults, **group} for group in groups], values)
+
+    def _begin(self, tree: Tree, groups: list[Values], options: Values) -> None:
+        if not tree.leaves:
+            raise ValueError(f"params has no parameters: it is {tree.params!r}")
+        self.param_groups = groups
+        self._options = options
+        self._grad_norm: float | None = None
+        self._lock = Lock()
+        self._captured: dict[str, Any] | None = None  # all but the parameters, while there are none
+        self._plan: Plan | None = self._plan_of(tree)
+        self._plan.settle(self)
+
+    def _class_of(self, group: int) -> type[Optimizer]:
+        """Return the class that a group is of: `Split` has several."""
+        return type(self)
+
+    def _tree_of(self, params: Any) -> Tree:
+        """Return the tree of parameters that are to stand for those there were."""
+        return Tree(params)
 
     def _plan_of(self, tree: Tree) -> Plan:
         kept = dict(self.numbers), dict(self.group_numbers)
-        plan = Plan(tree, tuple(self.slots), *kept, self._lock, self.looks_ahead)
+        classes = list(map(self._class_of, range(tree.n_groups)))
+        slots = dict.fromkeys(slot for cls in classes for slot in cls.slots)
+        plan = Plan(tree, tuple(slots), *kept, classes, self._lock, self.looks_ahead)
         plan.configure(*self._configuration(plan, self._options))
         return plan
 
-    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, float, list[bool]]:
+    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, float, float, list[bool]]:
         """What the plan is to know of options: see `Plan.configure`."""
         decays = [True] * len(plan.arrays)
         mask = options["decay_mask"]
         if mask is not None:
-            for terms in filter(None, plan.terms):
-                self._checked_kind(terms.values, mask)
+            for group, terms in enumerate(plan.terms):
+                if terms is not None:
+                    self._class_of(group)._checked_kind(terms.values, mask)
             for leaf, (array, path) in enumerate(zip(plan.arrays, plan.tree.paths, strict=True)):
                 decays[leaf] = hyper.flag(f"decay_mask of {plan.names[leaf]}", mask(dotted(path[1:]), array))
-        screened = options["nonfinite"] != "propagate" or options["clip_norm"] is not None
-        if options["clip_norm"] is not None and options["clip_value"] is not None:
-            raise ValueError("clip_norm and clip_value: wanted one of them")
-        return options["zero_grads"], screened, options["clip_value"] or 0.0, decays
+        clipping = [name for name in ("clip_norm", "clip_tensor_norm", "clip_value") if options[name] is not None]
+        if len(clipping) > 1:
+            raise ValueError(f"{' and '.join(clipping)}: wanted one of them")
+        if options["ema_decay"] is not None and self._has_average():
+            raise ValueError(f"ema_decay: {type(self).__name__} keeps an average of its own")
+        screened = options["nonfinite"] != "propagate" or clipping in (["clip_norm"], ["clip_tensor_norm"])
+        return options["zero_grads"], screened, options["clip_value"] or 0.0, options["ema_decay"] or 0.0, decays
 
     def _set_option(self, name: str, value: Any) -> None:
         """Set an option, which has been checked, once no step is running."""
@@ -258,6 +322,9 @@ class Optimizer(Snapshots):
                 if plan is not None and configuration is not None:
                     plan.configure(*configuration)
                 self._options = options
+            if plan is not None and name == "ema_decay":
+                plan.unsettle()
+                plan.settle(self)
 
     def _set_hyper(self, name: str, value: Any) -> None:
         """Set a hyper-parameter, which has been checked, in all groups, once no other thread is stepping."""
@@ -299,9 +366,9 @@ class Optimizer(Snapshots):
         """Return the state a parameter needs under this rule."""
         return kernels.rules()[rule][0]
 
-    @classmethod
-    def _in_order(cls, slots: set[str]) -> tuple[str, ...]:
-        return tuple(slot for slot in cls.slots if slot in slots)
+    def _wanted_slots(self, rule: str) -> tuple[str, ...]:
+        """Return the slots of a rule, and that of the average if there is to be one."""
+        return self._slots_of(rule) + ((AVERAGE,) if self._options["ema_decay"] is not None else ())
 
     def _group(self, index: int) -> Values:
         """Return one live group, which is to be a dict and nothing that only looks like one."""
@@ -312,9 +379,10 @@ class Optimizer(Snapshots):
 
     @classmethod
     def _may_be_none(cls, name: str) -> bool:
-        """Whether None is a value of a hyper-parameter of this name."""
+        """Return whether None is a value of a hyper-parameter of this name, or of one of its numbers."""
         try:
-            return cls.hyper_parameters[name].check(name, None) is None
+            one = cls.hyper_parameters[name]
+            return (isinstance(one.default, tuple) and None in one.default) or one.check(name, None) is None
         except (KeyError, TypeError, ValueError):
             return False
 
@@ -331,38 +399,53 @@ class Optimizer(Snapshots):
         """Check one live group, and leave its hyper-parameters in their normal form."""
         return self._terms(index, self._own_group(index), self._bound())
 
-    def _terms(self, index: int, group: Values, plan: Plan) -> Terms:
+    def _check_groups(self, terms: list[Terms]) -> None:
+        """Check what groups must have in common."""
+        for name in self.same_in_groups:
+            for index, one in enumerate(terms):
+                if one.values[name] != terms[0].values[name]:
+                    value, wanted = one.values[name], terms[0].values[name]
+                    raise ValueError(
+                        f"params[{index}][{name!r}] is {value!r}: wanted {wanted!r}, since all groups of "
+                        f"{type(self).__name__} have one"
+                    )
+
+    def _terms(self, index: int, group: Values, plan: Plan, live: Values | None = None) -> Terms:
         """Check a group, and say what it comes to.
 
         What is checked is what it holds now: should it change meanwhile, it is not what these terms say, and the next
-        step will notice.
+        step will notice. An adapter's group is made of another one, the one that is live.
         """
 
         def shown(name: str) -> str:
             return f"params[{index}][{name!r}]" if plan.tree.grouped else name
 
+        cls = self._class_of(index)
         items = tuple(group.items())
         values = {}
         for name, value in items:
             if name != "params":
-                if name not in self.hyper_parameters:
-                    raise ValueError(f"{shown(name)}: {self._unknown('hyper-parameter', name)}")
-                values[name] = self.hyper_parameters[name].check(shown(name), value)
-        for name in self.hyper_parameters:
+                if name not in cls.hyper_parameters:
+                    raise ValueError(f"{shown(name)}: {cls._unknown('hyper-parameter', name)}")
+                values[name] = cls.hyper_parameters[name].check(shown(name), value)
+        for name in cls.hyper_parameters:
             if name not in values:
                 raise ValueError(f"param_groups[{index}] lacks {name!r}")
         moving: dict[str, Callable[[int], Any]] = {
-            name: partial(self.hyper_parameters[name].at, shown(name), value)
+            name: partial(cls.hyper_parameters[name].at, shown(name), value)
             for name, value in values.items()
             if name != "lr" and hyper.is_schedule(value)
         }
 
         def check(now: Values) -> None:
-            self.check_together(now)
-            if "eps" in now:
+            cls.check_together(now)
+            if "eps" in now and cls.eps_in_kernels:
                 self._check_eps(shown("eps"), now["eps"], index, plan)
 
         check(values | {name: value(plan.steps) for name, value in moving.items()})
+        for leaf, of in enumerate(plan.tree.groups):
+            if of == index:
+                cls.check_parameter(plan.names[leaf], plan.arrays[leaf])
         source = []
         for name, value in items:
             normal = values.get(name, value)
@@ -370,17 +453,18 @@ class Optimizer(Snapshots):
                 group[name] = normal
             source += [name, normal if group.get(name) is normal else value]
         return Terms(
-            group,
-            source,
+            group if live is None else live,
+            source if live is None else [x for item in live.items() for x in item],
             values,
-            self.rule(values),
-            self._checked_kind(values, self._options["decay_mask"]),
-            self.scalars,
-            self._wants(),
+            cls.rule(values),
+            cls._checked_kind(values, self._options["decay_mask"]),
+            cls.scalars,
+            cls._wants(),
             moving,
             check if moving else None,
             _takes_arrays(values["lr"]),
-            self.hyper_parameters["lr"].is_rate,
+            cls.hyper_parameters["lr"].is_rate,
+            cls.in_numpy,
         )
 
     @classmethod
@@ -398,7 +482,7 @@ class Optimizer(Snapshots):
         for base in cls.__mro__:
             if "scalars" in vars(base):
                 code = vars(base)["scalars"].__func__.__code__
-                found |= {"rule", "fresh", "lr", "numbers"} & {
+                found |= {"rule", "fresh", "lr", "numbers", "sums", "totals"} & {
                     *code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
                 }
                 if not code.co_flags & 0x08:  # else it hands on what it gets by name
@@ -498,8 +582,9 @@ class Optimizer(Snapshots):
     def averaged(self) -> AbstractContextManager[None]:
         """Hold averages of the parameters inside a ``with`` block, and restore their old bits after it.
 
-        For optimizers whose result is an average: `ASGD`, `ScheduleFreeSGD` and `ScheduleFreeAdamW`. A parameter that
-        has had no update stays as it is. Takes memory for a second copy of the parameters.
+        For optimizers whose result is an average, `ASGD`, `ScheduleFreeSGD` and `ScheduleFreeAdamW`, and for all others
+        with `ema_decay`. A parameter that has had no update stays as it is. Takes memory for a second copy of the
+        parameters.
 
         Returns
         -------
@@ -513,9 +598,14 @@ class Optimizer(Snapshots):
         RuntimeError
             When it is entered, if the optimizer is looking ahead, or torn.
         """
-        if type(self).average.__func__ is Optimizer.average.__func__:  # type: ignore[attr-defined]
-            raise TypeError(f"{type(self).__name__} keeps no average of its parameters")
+        if not self._has_average() and self.ema_decay is None:
+            raise TypeError(f"{type(self).__name__} keeps no average of its parameters: wanted ema_decay")
         return Averaged(self._bound(), self, self._averages)
+
+    @classmethod
+    def _has_average(cls) -> bool:
+        """Whether the class keeps an average of its own."""
+        return cls.average.__func__ is not Optimizer.average.__func__  # type: ignore[attr-defined]
 
     def _averages(self) -> list[Array | None]:
         plan = self._bound()
@@ -526,7 +616,8 @@ class Optimizer(Snapshots):
                 flat = _flattening(array)
                 p, s = flat(np.asarray(array)), {slot: flat(state) for slot, state in states.items()}
                 with kernels.kernel_mode(), np.errstate(all="ignore"):
-                    made = np.array(self.average(plan.terms[group].now, p, s), array.dtype)
+                    average = s[AVERAGE] if AVERAGE in s else self._class_of(group).average(plan.terms[group].now, p, s)
+                    made = np.array(average, array.dtype)
             found.append(made)
         return found
 
@@ -547,6 +638,8 @@ class Optimizer(Snapshots):
             return None
         if self.clip_norm is not None:
             scale *= self._clipping(self.clip_norm, scale)
+        if self.clip_tensor_norm is not None:
+            self._clip_tensors(self.clip_tensor_norm, scale)
         return scale
 
     def _all_finite(self) -> bool:
@@ -574,27 +667,49 @@ class Optimizer(Snapshots):
         self._grad_norm = norm / unit
         return 1.0 if norm <= wanted else wanted / norm  # of a NaN, NaN: no step that looks sound
 
-    def _update_by_reference(self) -> None:
-        """Do the engine's arithmetic in NumPy, from the engine's coefficients."""
+    def _clip_tensors(self, clip_norm: float, scale: float) -> None:
+        """Bring the norm of each gradient, times `scale`, down to `clip_norm`."""
+        plan = self._bound()
+        totals, units = plan.squares(1.0), [1.0] * len(plan.arrays)
+        for unit, wrong in ((2.0**-600, [x == math.inf for x in totals]), (2.0**600, [x < 2.0**-900 for x in totals])):
+            if any(wrong):  # squares that are infinite, or vanish, though the gradients are and do not
+                for leaf, total in enumerate(plan.squares(unit)):
+                    if wrong[leaf]:
+                        totals[leaf], units[leaf] = total, unit
+        norms = [math.sqrt(total) / unit * scale for total, unit in zip(totals, units, strict=True)]
+        plan.multiply([1.0 if norm <= clip_norm else clip_norm / norm for norm in norms])
+        self._grad_norm = math.hypot(*norms)
+
+    def _update_by_reference(self, everything: bool) -> None:
+        """Do the engine's arithmetic in NumPy, from the engine's coefficients; or that of classes which always do."""
         plan = self._bound()
         with kernels.kernel_mode(), np.errstate(all="ignore"):
             for leaf, parameter in enumerate(plan.arrays):
-                gradient = plan.gradient(leaf)
-                if gradient is None:
+                group, gradient = plan.tree.groups[leaf], plan.gradient(leaf)
+                cls = self._class_of(group)
+                if gradient is None or parameter.size == 0 or not (everything or cls.in_numpy):
                     continue
                 kind, factor, decay, scalars = plan.coefficients(leaf)
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
-                flat, real = _flattening(array), array.dtype.type
-                p, g = flat(array), real(factor) * flat(gradient)
+                flat, real = _as_it_is if cls.in_numpy else _flattening(array), array.dtype.type
+                p, g = flat(array), np.asarray(real(factor) * flat(gradient))
                 if self.clip_value is not None:
                     g = clamp(g, -self.clip_value, self.clip_value)
                 if kind == "coupled":
                     g = g + real(decay) * p
                 s = {slot: flat(state) for slot, state in plan.states[leaf].items()}
                 c: dict[str, Any] = {name: real(value) for name, value in scalars.items()}
-                c["descend"] = partial(_descended, decay=real(decay) if kind == "decoupled" else None)
-                u = self.reference(plan.terms[plan.tree.groups[leaf]].rule, p, g, s, c)
-                p[...] = u if self.assigns else c["descend"](p, u)
+                c["decayed"] = decayed = partial(_decayed, decay=real(decay) if kind == "decoupled" else None)
+                c["descend"] = lambda p, u, decayed=decayed: p - decayed(p, u)
+                rule = plan.terms[group].rule
+                if kernels.rules()[rule][3]:
+                    sums = {name: lane_sum(x) for name, x in cls.sums(rule, p, g, s, c).items()}
+                    c |= {name: real(value) for name, value in cls.finish(rule, sums, p.size, scalars).items()}
+                u = cls.reference(rule, p, g, s, c)
+                p[...] = u if cls.assigns else c["descend"](p, u)
+                if self.ema_decay is not None and everything:
+                    old, d = s[AVERAGE], self.ema_decay
+                    s[AVERAGE][...] = real(d) * old + real(1.0 - d) * p if plan.updated(leaf) else p
 
     # ---- what is known of it ----
 
@@ -617,8 +732,8 @@ class Optimizer(Snapshots):
 
     @property
     def grad_norm(self) -> float | None:
-        """The norm of all gradients together in the last step, before clipping; None without `clip_norm`."""
-        return None if self.clip_norm is None else self._grad_norm
+        """The norm of all gradients together in the last step, before clipping; None where no norm is clipped."""
+        return None if self.clip_norm is None and self.clip_tensor_norm is None else self._grad_norm
 
     @property
     def steps(self) -> int:
@@ -645,11 +760,11 @@ class Optimizer(Snapshots):
         plan = self._bound()
         found = {}
         for leaf, (name, arrays) in enumerate(zip(plan.names, plan.states, strict=True)):
-            kept = {self.slots[slot]: array for slot, array in arrays.items()}
+            group = plan.tree.groups[leaf]
+            kept = {self._class_of(group)._slots[slot]: array for slot, array in arrays.items()}
             kept |= {
                 key: values[leaf : leaf + 1].reshape(()) for key, values in zip(self.numbers, plan.numbers, strict=True)
             }
-            group = plan.tree.groups[leaf]
             for key, values in zip(self.group_numbers, plan.group_numbers, strict=True):
                 kept[key] = values[group : group + 1].reshape(())
             found[name] = MappingProxyType(kept)
@@ -661,9 +776,11 @@ class Optimizer(Snapshots):
             # A look at what is wrong is not to fail on it.
             with suppress(TypeError, ValueError, RuntimeError), self._lock.reading():
                 self._plan.settle(self)
+        several = len({self._class_of(index) for index in range(len(self.param_groups))} - {type(self)}) > 0
         parts = [
-            ", ".join(f"{key}={value!r}" for key, value in group.items() if key != "params")
-            for group in self.param_groups
+            (f"{self._class_of(index).__name__}: " if several else "")
+            + ", ".join(f"{key}={value!r}" for key, value in group.items() if key != "params")
+            for index, group in enumerate(self.param_groups)
         ]
         parts.append(", ".join(f"{key}={value!r}" for key, value in self._options.items()))
         return f"{type(self).__name__}({'; '.join(parts)})"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from .engine.lock import Lock
 from .engine.restore import restore
+from .engine.state import AVERAGE
 from .hyper import Given, Hyper, Option
 from .interrupts import held
 from .tree import Tree
@@ -69,6 +70,7 @@ class _Fitting:
             raise ValueError(f"the snapshot has format {header.get('format')!r}: wanted at most {_FORMAT}")
         if header.get("optimizer") != kind:
             raise ValueError(f"the snapshot is of {header.get('optimizer')}: wanted one of {kind}")
+        optimizer._check_header(header)
         groups = _checked_groups(header.get("param_groups"), plan)
         for name in ("steps", "skipped"):
             _check_count(name, header.get(name))
@@ -88,30 +90,35 @@ class _Fitting:
         self.items: list[tuple[dict[str, Any], str, Any]] = []
         self._restored: Any = None
         for index, saved in enumerate(groups):
-            live = optimizer._own_group(index)
+            live, cls = optimizer._own_group(index), optimizer._class_of(index)
             group = {**saved, "params": live["params"]}
             for name, value in saved.items():
                 if name != "params":
-                    where, none = f"param_groups[{index}] was saved with", optimizer._may_be_none(name)
+                    where, none = f"param_groups[{index}] was saved with", cls._may_be_none(name)
                     group[name] = _live(value, live.get(name), none, where, name, self._schedule)
-            for name, one in optimizer.hyper_parameters.items():
+            for name, one in cls.hyper_parameters.items():
                 # An option that came later was off; a number that is not there is damage.
                 if name not in group and (one.default is False or one.default is None):
                     group[name] = one.default
             self.groups.append(group)
         tree = plan.tree
         needed = [
-            optimizer._slots_of(optimizer._terms(index, group, plan).rule) for index, group in enumerate(self.groups)
+            optimizer._wanted_slots(optimizer._terms(index, group, plan).rule)
+            for index, group in enumerate(self.groups)
         ]
         #: of each leaf, the keys of its arrays, by slot
         self.keys: list[dict[str, str]] = [{} for _ in plan.names]
         unknown = set(specs)
         wanted = plan.specs
         for leaf, name in enumerate(plan.names):
-            for slot, public in optimizer.slots.items():
-                key = f"{name}.{public}"
+            cls = optimizer._class_of(tree.groups[leaf])
+            for slot, public in cls._slots.items():
+                key, (dtype, shape) = f"{name}.{public}", wanted[leaf]
+                shape = shape if slot == AVERAGE else cls.state_shape(slot, shape)
+                if shape is None:
+                    continue
                 if key in specs:
-                    _check_fit(key, specs[key], wanted[leaf])
+                    _check_fit(key, specs[key], (dtype, shape))
                     unknown.discard(key)
                     self.keys[leaf][slot] = key
                 elif slot in needed[tree.groups[leaf]]:
@@ -119,10 +126,10 @@ class _Fitting:
         if unknown:
             raise ValueError(f"the snapshot has {min(unknown)}, which this optimizer has not")
         #: of each group, the slots that its leaves will have
-        self.slots = list(map(optimizer._in_order, _by_group(tree, self.keys)))
+        self.slots = _in_order(plan, _by_group(tree, self.keys))
         #: of each leaf, whether its state will be new; so is what it has here and not in the snapshot
         self.fresh = [
-            name in fresh or counts[name] == 0 or not keys.keys() >= states.keys()
+            name in fresh or counts[name] == 0 or not keys.keys() >= states.keys() - {AVERAGE}
             for name, keys, states in zip(plan.names, self.keys, plan.states, strict=True)
         ]
 
@@ -175,6 +182,7 @@ class Snapshots:
 
     if TYPE_CHECKING:  # defined in `Optimizer`
         slots: ClassVar[Mapping[str, str]]
+        _slots: ClassVar[Mapping[str, str]]
         hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]]
         numbers: ClassVar[Mapping[str, float]]
         group_numbers: ClassVar[Mapping[str, float]]
@@ -187,13 +195,10 @@ class Snapshots:
         def _ready(self, but: str = "") -> Plan: ...
         def _plan_of(self, tree: Tree) -> Plan: ...
         def _own_group(self, index: int) -> dict[str, Any]: ...
-        @classmethod
-        def _may_be_none(cls, name: str) -> bool: ...
+        def _class_of(self, group: int) -> type[Any]: ...
+        def _tree_of(self, params: Any) -> Tree: ...
         def _terms(self, index: int, group: dict[str, Any], plan: Plan) -> Terms: ...
-        @classmethod
-        def _slots_of(cls, rule: str) -> tuple[str, ...]: ...
-        @classmethod
-        def _in_order(cls, slots: set[str]) -> tuple[str, ...]: ...
+        def _wanted_slots(self, rule: str) -> tuple[str, ...]: ...
 
     def _header(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON can hold it; a schedule that is none of fastopt's is None."""
@@ -225,6 +230,9 @@ class Snapshots:
             ]
         return header
 
+    def _check_header(self, header: Mapping[str, Any]) -> None:
+        """Raise ValueError for a snapshot of an optimizer that was made otherwise."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return a snapshot of the optimizer, parameters not included: copies that later steps leave alone.
 
@@ -241,8 +249,10 @@ class Snapshots:
             plan = self._ready()
             plan.settle(self)
             state: dict[str, dict[str, Any]] = {
-                name: {"step": count, **{self.slots[slot]: array for slot, array in arrays.items()}}
-                for name, count, arrays in zip(plan.names, plan.counts, _copied(plan.states), strict=True)
+                name: {"step": count, **{self._class_of(group)._slots[slot]: array for slot, array in arrays.items()}}
+                for name, group, count, arrays in zip(
+                    plan.names, plan.tree.groups, plan.counts, _copied(plan.states), strict=True
+                )
             }
             return {**self._header(), "state": state}
 
@@ -324,10 +334,11 @@ class Snapshots:
             plan.check_parameters()
             plan.settle(self)
             arrays: dict[str, Array] = {}
-            for name, array, state in zip(plan.names, plan.arrays, plan.states, strict=True):
+            for leaf, (name, array, state) in enumerate(zip(plan.names, plan.arrays, plan.states, strict=True)):
                 if params:
                     arrays[name] = array
-                arrays.update({f"{name}.{self.slots[slot]}": values for slot, values in state.items()})
+                public = self._class_of(plan.tree.groups[leaf])._slots
+                arrays.update({f"{name}.{public[slot]}": values for slot, values in state.items()})
             header = {**self._header(), "counts": dict(zip(plan.names, plan.counts, strict=True))}
             checkpoint.write(path, arrays, {"fastopt.optimizer": json.dumps(header), **own})
 
@@ -384,8 +395,8 @@ class Snapshots:
                     plan.mend()
                 return
             pairs = zip(fitting.keys, plan.arrays, strict=True)
-            states = [{slot: np.empty_like(like, subok=False) for slot in keys} for keys, like in pairs]
-            new = [np.empty_like(like, subok=False) for like in plan.arrays] if params else []
+            states = [{slot: _unset(like, reader.specs[key][1]) for slot, key in keys.items()} for keys, like in pairs]
+            new = [_unset(like, like.shape) for like in plan.arrays] if params else []
             reader.read(wanted(states, new))
             fitting.replace(self, states, new if params else None)
 
@@ -411,7 +422,7 @@ class Snapshots:
         with self._lock:
             plan = self._ready()
             tree = plan.tree
-            slots = list(map(self._in_order, _by_group(tree, plan.states)))
+            slots = _in_order(plan, _by_group(tree, plan.states))
             n = len(plan.arrays)
             numbers = _started(self.numbers, n), _started(self.group_numbers, len(tree.parts))
             restore(plan, slots, None, [{}] * n, [0] * n, [True] * n, 0, 0, numbers, [], False)
@@ -493,6 +504,7 @@ class Snapshots:
             captured = self._capture("bind")
             if tree.structure != captured["structure"]:
                 raise ValueError("params has another structure than the parameters this optimizer was made with")
+            tree = self._tree_of(params)
             plan = self._plan_of(tree)
             order = {path: leaf for leaf, path in enumerate(captured["paths"])}
             places = [order[path] for path in tree.paths]  # keys of a dict may come in another order
@@ -503,16 +515,19 @@ class Snapshots:
             states = [captured["states"][place] for place in places]
             slots = _by_group(tree, states)
             for index, group_now in enumerate(self.param_groups):
-                slots[index].update(self._slots_of(self._terms(index, group_now, plan).rule))
+                slots[index].update(self._wanted_slots(self._terms(index, group_now, plan).rule))
+            for leaf, group in enumerate(tree.groups):
+                if AVERAGE in slots[group]:  # one that was asked for since begins with the parameter
+                    states[leaf] = {AVERAGE: plan.arrays[leaf], **states[leaf]}
             restore(
                 plan,
-                list(map(self._in_order, slots)),
+                _in_order(plan, slots),
                 None,
                 states,
                 [captured["counts"][place] for place in places],
                 [
-                    captured["fresh"][place] or not slots[group].issubset(captured["states"][place])
-                    for group, place in zip(tree.groups, places, strict=True)
+                    captured["fresh"][place] or _lacks(state, slots[group], self._class_of(group), array)
+                    for group, place, state, array in zip(tree.groups, places, states, plan.arrays, strict=True)
                 ],
                 captured["steps"][0],
                 captured["steps"][1],
@@ -564,7 +579,7 @@ def _live(saved: Any, live: Any, may_be_none: bool, where: str, name: str, sched
     if isinstance(saved, list):
         now = live if isinstance(live, tuple) and len(live) == len(saved) else [None] * len(saved)
         pairs = enumerate(zip(saved, now, strict=True))
-        return tuple(_live(one, other, False, where, f"{name}[{i}]", schedule) for i, (one, other) in pairs)
+        return tuple(_live(one, other, may_be_none, where, f"{name}[{i}]", schedule) for i, (one, other) in pairs)
     return schedule(saved, live) if isinstance(saved, Mapping) else saved
 
 
@@ -580,6 +595,21 @@ def _by_group(tree: Tree, slots: Iterable[Iterable[str]]) -> list[set[str]]:
     for group, of_leaf in zip(tree.groups, slots, strict=True):
         found[group].update(of_leaf)
     return found
+
+
+def _unset(like: Array, shape: tuple[int, ...]) -> Array:
+    """An array of this shape, contents unset: of the type of another and, if that has the shape too, in its order."""
+    return np.empty_like(like, subok=False) if shape == like.shape else np.empty(shape, like.dtype)
+
+
+def _lacks(state: Mapping[str, Array], slots: set[str], cls: Any, array: Array) -> bool:
+    """Whether a parameter's state lacks one of these slots that it should have."""
+    return any(cls.state_shape(slot, array.shape) is not None for slot in slots - state.keys())
+
+
+def _in_order(plan: Plan, slots: list[set[str]]) -> list[tuple[str, ...]]:
+    """The slots of each group, in the order of the plan's."""
+    return [tuple(slot for slot in plan.slots if slot in of_group) for of_group in slots]
 
 
 def _names(plan: Plan) -> list[list[str]]:

@@ -140,7 +140,9 @@ class Tree:
     groups : list of int
         The group of each leaf, from 0 to ``n_groups - 1``.
     single, flat : bool
-        Whether the tree is one array, or a flat list of arrays.
+        Whether the tree is one array, or a flat list of arrays in the order of the leaves.
+    order : list of int, optional
+        The place of each leaf in the tree, where leaves are not in its order.
 
     Raises
     ------
@@ -180,6 +182,21 @@ class Tree:
         # One array, or a flat list of them, need not be taken apart.
         self.single = self._shape is _LEAF
         self.flat = isinstance(self._shape, tuple) and all(part is _LEAF for part in self._shape)
+        self.order: list[int] | None = None
+
+    def arrange(self, groups: list[int], n_groups: int) -> None:
+        """Have these groups, one number for each leaf: the leaves of a group come after each other."""
+        order = sorted(range(len(groups)), key=groups.__getitem__)
+        lists: tuple[list[Any], ...] = (self.names, self.gradient_names, self.paths, self.leaves)
+        for listed in lists:
+            listed[:] = [listed[k] for k in order]
+        self.groups, self.n_groups = sorted(groups), n_groups
+        self.parts = [
+            [leaf for leaf, group in zip(self.leaves, self.groups, strict=True) if group == index]
+            for index in range(n_groups)
+        ]
+        if order != list(range(len(order))):
+            self.order, self.flat = order, False
 
     @property
     def structure(self) -> Any:

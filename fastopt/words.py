@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["absolute", "clamp", "cube_root", "maximum", "sign"]
+__all__ = ["absolute", "against", "agreeing", "clamp", "cube_root", "lane_sum", "maximum", "sign"]
 
 Array = npt.NDArray[Any]
 
@@ -45,6 +45,31 @@ def clamp(x: Array, low: Any, high: Any) -> Array:
     np.copyto(found, high, where=x > high)
     np.copyto(found, low, where=x < low)
     return found
+
+
+def against(x: Array, y: Array) -> Array:
+    """AGAINST: whether x and y have other signs, or one of them is 0."""
+    return sign(x) * y <= 0
+
+
+def agreeing(x: Array, y: Array) -> Array:
+    """AGREEING: x, and 0 where it is against y."""
+    found = x.copy()
+    np.copyto(found, 0, where=against(x, y))
+    return found
+
+
+def lane_sum(x: Array) -> float:
+    """The sum of all elements, added in double as SUMS does: in lanes, tile by tile, chunk by chunk."""
+    total = 0.0
+    for chunk in range(0, x.size, 4096):
+        of_chunk = 0.0
+        for tile in range(chunk, min(chunk + 4096, x.size), 1024):
+            part = x[tile : min(tile + 1024, chunk + 4096)].astype(np.float64)
+            lanes = np.concatenate([part, np.zeros(-part.size % 32)]).reshape(-1, 32)
+            of_chunk += float(np.cumsum(np.cumsum(lanes, axis=0)[-1])[-1])
+        total += of_chunk
+    return total
 
 
 _CUBE_ROOT = {4: (np.uint32, 709921077, 2), 8: (np.uint64, 0x2A9F7893782DA1CE, 3)}  # bits, bias, steps by itemsize

@@ -12,7 +12,7 @@
 /* Hidden declarations: a symbol nobody defines fails the link, not the import. */
 #pragma GCC visibility push(hidden)
 
-enum { FO_MAX_STATE = 4, FO_MAX_SCALARS = 12 };
+enum { FO_MAX_STATE = 4, FO_MAX_SCALARS = 12, FO_MAX_SUMS = 2 };
 
 /* Where weight decay enters: nowhere, into the gradient, or beside the update. */
 enum { FO_NO_DECAY, FO_COUPLED, FO_DECOUPLED, FO_DECAYS };
@@ -38,11 +38,22 @@ typedef struct {
 
 typedef void fo_kernel(const fo_span *x, const fo_coef *c);
 
+/* What a rule must know of a whole tensor first: reads what a kernel reads, writes nothing but the sums. */
+typedef void fo_summer(const fo_span *x, const fo_coef *c, double *sums);
+
+/* The scalars that follow from the sums over all n elements of a tensor, put among the others. */
+typedef void fo_finisher(const double *sums, double n, double *scalars);
+
 typedef struct {
     const char *name;
     const char *const *state;   /* names of s[0], s[1], ..., NULL */
     const char *const *scalars; /* names of c[0], c[1], ..., NULL */
     fo_kernel *step[FO_DECAYS];
+    /* Of a rule with a first pass, else NULL: */
+    const char *const *sums; /* their names, NULL */
+    fo_summer *sum[FO_DECAYS];
+    const char *const *made; /* names of the scalars that `finish` makes, NULL */
+    fo_finisher *finish;     /* NULL where the class makes all scalars */
 } fo_rule;
 
 /* Everything compiled for one element type and one instruction set. */

@@ -554,6 +554,237 @@ RULE(schedule_free_adamw, (z, v), (c, k, lr, fresh, beta2, rest2, root, eps, dec
     }
 }
 
+/* Layer-wise rates (You et al. 2017, algorithm 1): each tensor's by its norm over its gradient's. */
+RULE(lars, (m), (eta, of_m, of_h, lr, coefficient, eps, rate))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m);
+        const real h = rate * GRAD(p);
+        m = eta * m + h;
+        p = p - (of_m * m + of_h * h);
+        STORE(m);
+        STORE(p);
+    }
+}
+SUMS(lars, (), (), (pp, gg))
+{
+    for (ELEMENTS) {
+        const double p = LOAD(p), g = GRAD(LOAD(p));
+        ADD(pp, p * p);
+        ADD(gg, g * g);
+    }
+}
+FINISH(lars, (pp, gg), (lr, coefficient, eps), (rate))
+{
+    const double rate = pp > 0 && gg > 0 ? lr * (coefficient * ROOT(pp) / (ROOT(gg) + eps)) : lr;
+    MADE(rate);
+}
+
+/* Adam whose steps are as long as the tensor's norm (You et al. 2020, algorithm 2). r comes times lr already. */
+RULE(lamb, (m, v), (alpha, beta1, rest1, beta2, rest2, eps, lr, trust))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * (g * g);
+        p = p - trust * DECAYED(p, alpha * (m / (SQRT(v) + eps)));
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+SUMS(lamb, (m, v), (alpha, beta1, rest1, beta2, rest2, eps), (pp, rr))
+{
+    for (ELEMENTS) {
+        const real p = LOAD(p), g = GRAD(p);
+        const real m = beta1 * LOAD(m) + rest1 * g;
+        const real v = beta2 * LOAD(v) + rest2 * (g * g);
+        const double r = DECAYED(p, alpha * (m / (SQRT(v) + eps)));
+        ADD(pp, (double)p * p);
+        ADD(rr, r * r);
+    }
+}
+FINISH(lamb, (pp, rr), (lr), (trust))
+{
+    const double trust = pp > 0 && rr > 0 ? lr * ROOT(pp) / ROOT(rr) : 1;
+    MADE(trust);
+}
+
+/* AdamW whose steps shrink where gradients are larger than v knows (Wortsman et al. 2023, algorithm 2). */
+RULE(stable_adamw, (m, v), (alpha, beta1, rest1, beta2, rest2, eps, floor, shrink))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * (g * g);
+        p = p - shrink * DECAYED(p, alpha * (m / (SQRT(v) + eps)));
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+SUMS(stable_adamw, (v), (beta2, rest2, floor), (uu))
+{
+    for (ELEMENTS) {
+        const real g = GRAD(LOAD(p));
+        const real v = beta2 * LOAD(v) + rest2 * (g * g);
+        ADD(uu, g * g / MAX(v, floor));
+    }
+}
+FINISH(stable_adamw, (uu), (), (shrink))
+{
+    const double rms = ROOT(uu / n), shrink = rms > 1 ? 1 / rms : 1;
+    MADE(shrink);
+}
+
+/* Cautious optimizers move only where update and gradient agree in sign, and further there (Liang et al. 2024, algorithm
+ * 1). A NaN agrees, so that it is seen. */
+RULE(cautious_lion, (m), (alpha, beta1, rest1, beta2, rest2, boosted))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m);
+        const real g = GRAD(p);
+        const real c = beta1 * m + rest1 * g;
+        m = beta2 * m + rest2 * g;
+        p = DESCEND(p, boosted * AGREEING(SIGN(c), g));
+        STORE(m);
+        STORE(p);
+    }
+}
+SUMS(cautious_lion, (m), (beta1, rest1), (agreed))
+{
+    for (ELEMENTS) {
+        const real g = GRAD(LOAD(p)), c = beta1 * LOAD(m) + rest1 * g;
+        ADD(agreed, AGAINST(c, g) ? 0 : 1);
+    }
+}
+FINISH(cautious_lion, (agreed), (alpha), (boosted))
+{
+    const double boosted = alpha / MAX(agreed / n, 1e-3);
+    MADE(boosted);
+}
+
+RULE(cautious_adam, (m, v), (alpha, beta1, rest1, beta2, rest2, eps, boosted))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * (g * g);
+        p = DESCEND(p, boosted * (AGREEING(m, g) / (SQRT(v) + eps)));
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+SUMS(cautious_adam, (m), (beta1, rest1), (agreed))
+{
+    for (ELEMENTS) {
+        const real g = GRAD(LOAD(p)), m = beta1 * LOAD(m) + rest1 * g;
+        ADD(agreed, AGAINST(m, g) ? 0 : 1);
+    }
+}
+FINISH(cautious_adam, (agreed), (alpha), (boosted))
+{
+    const double boosted = alpha / MAX(agreed / n, 1e-3);
+    MADE(boosted);
+}
+
+RULE(cautious_nadam, (m, v), (alpha_g, alpha_m, beta1, rest1, beta2, rest2, eps, boost))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v);
+        const real g = GRAD(p);
+        m = beta1 * m + rest1 * g;
+        v = beta2 * v + rest2 * (g * g);
+        const real c = alpha_g * g + alpha_m * m;
+        p = DESCEND(p, boost * (AGREEING(c, g) / (SQRT(v) + eps)));
+        STORE(m);
+        STORE(v);
+        STORE(p);
+    }
+}
+SUMS(cautious_nadam, (m), (alpha_g, alpha_m, beta1, rest1), (agreed))
+{
+    for (ELEMENTS) {
+        const real g = GRAD(LOAD(p)), m = beta1 * LOAD(m) + rest1 * g;
+        const real c = alpha_g * g + alpha_m * m;
+        ADD(agreed, AGAINST(c, g) ? 0 : 1);
+    }
+}
+FINISH(cautious_nadam, (agreed), (), (boost))
+{
+    const double boost = 1 / MAX(agreed / n, 1e-3);
+    MADE(boost);
+}
+
+/* Adam's momentum over gradients of norm 1 (Ginsburg et al. 2019, algorithm 1): norm is the root of the tensor's second
+ * moment, a number that the class keeps. */
+RULE(novograd, (m), (alpha, beta1, tau, norm, decay_inside))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m);
+        const real g = GRAD(p);
+        m = beta1 * m + tau * (g / norm + decay_inside * p);
+        p = DESCEND(p, alpha * m);
+        STORE(m);
+        STORE(p);
+    }
+}
+SUMS(novograd, (), (), (gg))
+{
+    for (ELEMENTS) {
+        const double g = GRAD(LOAD(p));
+        ADD(gg, g * g);
+    }
+}
+
+/* Adam whose learning rate is an estimate of the distance to go (Mishchenko & Defazio 2023, algorithm 4): tau1, tau2 and
+ * weight are in proportion to the old one, eps to the new one. x is where the parameter began. */
+RULE(prodigy, (m, v, s, x), (alpha, beta1, tau1, beta2, tau2, beta3, weight, eps, fresh, stretch))
+{
+    for (ELEMENTS) {
+        real p = LOAD(p), m = LOAD(m), v = LOAD(v), s = LOAD(s), x = LOAD(x);
+        const real g = GRAD(p);
+        x = fresh != 0 ? p : x;
+        m = beta1 * m + tau1 * g;
+        v = beta2 * v + tau2 * (g * g);
+        s = beta3 * s + weight * g;
+        p = p - stretch * DECAYED(p, alpha * (m / (SQRT(v) + eps)));
+        STORE(m);
+        STORE(v);
+        STORE(s);
+        STORE(x);
+        STORE(p);
+    }
+}
+SUMS(prodigy, (s, x), (beta3, weight, fresh), (gained, away))
+{
+    for (ELEMENTS) {
+        const real p = LOAD(p), x = fresh != 0 ? p : LOAD(x);
+        const real g = GRAD(p), s = beta3 * LOAD(s) + weight * g;
+        ADD(gained, (double)g * (x - p));
+        ADD(away, ABS(s));
+    }
+}
+
+/* Rows and columns (Shazeer & Stern 2018), and products of matrices (Jordan et al. 2024). */
+IN_NUMPY(adafactor, (r, c, v), (lr, rate, keep, eps1, eps2, most))
+IN_NUMPY(muon, (m), (alpha, momentum, rest, ahead, a, b, c, eps, steps, match_adamw))
+
+/* The exponential moving average of parameters, of every optimizer with ema_decay. */
+RULE(ema, (e), (keep, rest, fresh))
+{
+    for (ELEMENTS) {
+        const real p = LOAD(p);
+        real e = LOAD(e);
+        e = fresh != 0 ? p : keep * e + rest * p;
+        STORE(e);
+    }
+}
+
 extern const fo_rule EXPORTED(rules)[];
 const fo_rule EXPORTED(rules)[] = {
     ENTRY(sgd),
@@ -591,5 +822,16 @@ const fo_rule EXPORTED(rules)[] = {
     ENTRY(madgrad),
     ENTRY(schedule_free_sgd),
     ENTRY(schedule_free_adamw),
+    ENTRY_FINISH(lars),
+    ENTRY_FINISH(lamb),
+    ENTRY_FINISH(stable_adamw),
+    ENTRY_FINISH(cautious_lion),
+    ENTRY_FINISH(cautious_adam),
+    ENTRY_FINISH(cautious_nadam),
+    ENTRY_SUMS(novograd),
+    ENTRY_SUMS(prodigy),
+    ENTRY_IN_NUMPY(adafactor),
+    ENTRY_IN_NUMPY(muon),
+    ENTRY(ema),
     {0},
 };

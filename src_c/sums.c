@@ -4,10 +4,6 @@
  * 1.3, run by run (python -m bench --part conditions). */
 #include "rule.h"
 
-/* Sums are kept in LANES partial sums whatever the vector width, and these are added in
- * order: the same bits on every instruction set. Lanes past the end add nothing. */
-enum { LANES = 16 };
-
 static double sum_squares(const void *gradients, ptrdiff_t n, double scale)
 {
     const real *g = gradients;
@@ -25,10 +21,7 @@ static double sum_squares(const void *gradients, ptrdiff_t n, double scale)
         const double x = scale * (double)g[i + j];
         lane[j] += x * x;
     }
-    double sum = 0;
-    for (int j = 0; j < LANES; j++)
-        sum += lane[j];
-    return sum;
+    return added(lane);
 }
 
 /* An Inf or NaN has every exponent bit set: one more carries into the sign's place. */

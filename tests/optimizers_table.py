@@ -41,17 +41,30 @@ def chosen(few: Any, everything: Any) -> Any:
 
 
 # No state, state that looks ahead, one or more arrays of it by the options, two; numbers that persist for each array;
-# a parameter that is assigned, numbers that persist for a group, decay that is decoupled and asks nobody. A new kind of
-# rule, such as one that takes sums of a leaf first, gets its first class here.
-KINDS = {name: OPTIMIZERS[name] for name in ("SGD", "NAG", "RMSprop", "Adam", "NAdam", "ScheduleFreeAdamW")}
+# a parameter that is assigned, numbers that persist for a group, decay that is decoupled and asks nobody; a first pass.
+# A new kind of rule gets its first class here.
+KINDS = {name: OPTIMIZERS[name] for name in ("SGD", "NAG", "RMSprop", "Adam", "NAdam", "ScheduleFreeAdamW", "LAMB")}
 KINDS = chosen(KINDS, OPTIMIZERS)
 
 # What the rule of a class does that tests of all classes must know of.
-READ_P = {"ASGD", "Ftrl", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # an Inf in p reaches the update
+# An Inf in p reaches the update.
+READ_P = {
+    "ASGD",
+    "Ftrl",
+    "MADGRAD",
+    "ScheduleFreeSGD",
+    "ScheduleFreeAdamW",
+    "LARS",
+    "LAMB",
+    "NovoGrad",
+    "Prodigy",
+    "Adafactor",
+}
 MOVE_WITHOUT_GRADIENT = {"ASGD", "Ftrl"}  # by a decay of their own
-RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW"}  # another lr, other state
+# Another lr, other state.
+RATE_IN_STATE = {"NAG", "Rprop", "ASGD", "MADGRAD", "ScheduleFreeSGD", "ScheduleFreeAdamW", "LARS", "Prodigy"}
 REFUSE_RATE_0 = {"Ftrl", "AdaBound"}  # which they divide by
-DECAY_INSIDE = {"Adan", "ScheduleFreeAdamW"}  # the rule, so that no decay_mask can leave it out
+DECAY_INSIDE = {"Adan", "ScheduleFreeAdamW", "NovoGrad"}  # the rule, so that no decay_mask can leave it out
 
 REALS = ["float32", "float64"]
 ISAS = kernels.isas()
@@ -229,6 +242,36 @@ RECORDS = [
     record("QHAdam", "", oracles.qhadam),
     record("QHAdam", "quasi-hyperbolic", oracles.qhadam, nus=(0.7, 0.9), betas=(0.5, 0.8), eps=1e-3),
     record("QHAdam", "gradients alone", oracles.qhadam, nus=(0.0, 0.0)),
+    record("LARS", "", oracles.lars),
+    record("LARS", "nesterov, large eps", oracles.lars, momentum=0.5, trust_coefficient=0.1, eps=0.1, nesterov=True),
+    record("LARS", "without norms", oracles.lars, trust=False, nesterov=True),
+    record("LAMB", "", oracles.lamb),
+    record("LAMB", "short memory, large eps", oracles.lamb, betas=(0.5, 0.8), eps=0.1),
+    record("LAMB", "without norms", oracles.lamb, trust=False),
+    record("StableAdamW", "", oracles.stable_adamw),
+    record("StableAdamW", "without decay", oracles.stable_adamw, betas=(0.5, 0.8), eps=0.1, weight_decay=0.0),
+    record("NovoGrad", "", oracles.novograd),
+    record("NovoGrad", "averaging, large eps", oracles.novograd, betas=(0.8, 0.5), eps=0.1, grad_averaging=True),
+    record("Adafactor", "", oracles.adafactor, torch=True),
+    record("Adafactor", "other terms", oracles.adafactor, torch=True, beta2_decay=-0.5, eps=(1e-3, 0.1), d=2.0),
+    # Its sums are over all parameters: test_first_passes.py has its formula.
+    record("Prodigy", "", None, d0=0.1),
+    record(
+        "Prodigy",
+        "all terms",
+        None,
+        betas=(0.8, 0.9),
+        beta3=0.5,
+        eps=1e-3,
+        use_bias_correction=True,
+        safeguard_warmup=True,
+        d0=0.01,
+        d_coef=2.0,
+        growth_rate=1.5,
+    ),
+    record("Lion", "cautious", oracles.lion, betas=(0.8, 0.3), cautious=True),
+    record("Adam", "cautious", oracles.adam, betas=(0.5, 0.8), cautious=True),
+    record("NAdam", "cautious", oracles.nadam, betas=(0.5, 0.8), cautious=True),
 ]
 WITHOUT_RECORD = [name for name in OPTIMIZERS if name not in {r.name for r in RECORDS}]
 RECORDS += [record(name, "defaults", None) for name in WITHOUT_RECORD]
@@ -254,6 +297,11 @@ def takes(record: Record, options: dict[str, Any]) -> bool:
     return options.keys() - {"clip_norm", "clip_value", "zero_grads"} <= own.keys() and (
         "decoupled" not in options or options["decoupled"] != own["decoupled"].default
     )
+
+
+def sums_up(record: Record) -> bool:
+    """Whether an update goes by sums over the whole parameter."""
+    return record.cls.in_numpy or bool(kernels.rules()[record.cls.rule(record.hyper())][2])
 
 
 # Each record; a main one with all that is shared, any other with what leads to a kernel that none before it has, or for

@@ -95,6 +95,18 @@ class Bounded:
         x = self._of(x)
         return Bounded(np.maximum(self.value, x.value), np.maximum(self.error, x.error), self.u)
 
+    def total(self):
+        """The sum of all elements, which is added in double."""
+        value, size = np.sum(self.value), np.sum(abs(self.value))
+        return Bounded(value, np.sum(self.error) + self.value.size * exact(2.0**-53) * size, self.u)
+
+    def mean(self, axis):
+        """The mean along an axis, which is taken in double."""
+        n = self.value.shape[axis]
+        value, size = self.value.mean(axis, keepdims=True), abs(self.value).mean(axis, keepdims=True)
+        error = self.error.mean(axis, keepdims=True) + (n + 1) * exact(2.0**-53) * size
+        return Bounded(value, error + self.u * size, self.u)
+
 
 def several(x, like):
     """A number that takes up to four roundings to compute from hyper-parameters: in float64 they count."""
@@ -149,7 +161,8 @@ def adam(h, t, p, g, s):
     m_hat = m / (1 - beta1**t)
     v_hat = v / (1 - beta2**t)
     eps = h["eps"] / np.sqrt(1 - beta2**t) if h["eps_hat"] else h["eps"]
-    return p - exact(h["lr"]) * (m_hat / (v_hat.sqrt() + eps))
+    u = m_hat / (v_hat.sqrt() + eps)
+    return p - exact(h["lr"]) * (cautious(u, g) if h["cautious"] else u)
 
 
 def nadam(h, t, p, g, s):
@@ -163,7 +176,8 @@ def nadam(h, t, p, g, s):
     v_hat = v / (1 - beta2**t)
     eps = h["eps"] / np.sqrt(1 - beta2**t) if h["eps_hat"] else h["eps"]
     m_bar = (mu[t] / (1 - product * mu[t])) * m + ((1 - mu[t - 1]) / (1 - product)) * g
-    return p - exact(h["lr"]) * (m_bar / (v_hat.sqrt() + eps))
+    u = m_bar / (v_hat.sqrt() + eps)
+    return p - exact(h["lr"]) * (cautious(u, g) if h["cautious"] else u)
 
 
 def adabound(h, t, p, g, s):
@@ -361,7 +375,7 @@ def lion(h, t, p, g, s):
     beta1, beta2 = map(exact, h["betas"])
     c = beta1 * s["exp_avg"] + (1 - beta1) * g
     s["exp_avg"] = beta2 * s["exp_avg"] + (1 - beta2) * g
-    return p - exact(h["lr"]) * c.sign()
+    return p - exact(h["lr"]) * (cautious(c.sign(), g) if h["cautious"] else c.sign())
 
 
 def qhm(h, t, p, g, s):
@@ -419,6 +433,73 @@ def radam(h, t, p, g, s):
     r = ((rho - 4) * (rho - 2) * most / ((most - 4) * (most - 2) * rho)).sqrt()
     r = Bounded(r.value, r.error, p.u)
     return p - exact(h["lr"]) * (r * (m_hat * np.sqrt(1 - beta2**t) / (v.sqrt() + h["eps"])))
+
+
+def lars(h, t, p, g, s):
+    """You et al. 2017, algorithm 1, with the norm of the decayed gradient as optax has it."""
+    eta, lr = exact(h["momentum"]), exact(h["lr"])
+    rate = Bounded(lr, p.u * lr, p.u)
+    pp, gg = (p * p).total(), (g * g).total()
+    if h["trust"] and pp.value > 0 and gg.value > 0:
+        rate = rate * (exact(h["trust_coefficient"]) * pp.sqrt() / (gg.sqrt() + h["eps"]))
+    step = rate * g
+    m = s["momentum_buffer"] = eta * s["momentum_buffer"] + step
+    return p - (step + eta * m) if h["nesterov"] else p - m
+
+
+def lamb(h, t, p, g, s):
+    """You et al. 2020, algorithm 2."""
+    beta1, beta2 = map(exact, h["betas"])
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + (1 - beta1) * g
+    v = s["exp_avg_sq"] = beta2 * s["exp_avg_sq"] + (1 - beta2) * (g * g)
+    r = (m / (1 - beta1**t)) / ((v / (1 - beta2**t)).sqrt() + h["eps"]) + exact(h["weight_decay"]) * p
+    pp, rr = (p * p).total(), (r * r).total()
+    ratio = pp.sqrt() / rr.sqrt() if h["trust"] and pp.value > 0 and rr.value > 0 else 1
+    return p - exact(h["lr"]) * (ratio * r)
+
+
+def stable_adamw(h, t, p, g, s):
+    """Wortsman et al. 2023, algorithm 2, with the same rate for the decay."""
+    (beta1, beta2), eps = map(exact, h["betas"]), exact(h["eps"])
+    one, two = (beta * (1 - beta ** (t - 1)) / (1 - beta**t) for beta in (beta1, beta2))
+    m = s["exp_avg"] = one * s["exp_avg"] + (1 - one) * g
+    v = s["exp_avg_sq"] = two * s["exp_avg_sq"] + (1 - two) * (g * g)
+    rms = ((g * g / v.maximum(eps * eps)).total() / g.value.size).sqrt()
+    return p - (exact(h["lr"]) / rms.maximum(1)) * (m / (v.sqrt() + eps) + exact(h["weight_decay"]) * p)
+
+
+def novograd(h, t, p, g, s):
+    """Ginsburg et al. 2019, algorithm 1."""
+    beta1, beta2 = map(exact, h["betas"])
+    gg = (g * g).total()
+    v = s["exp_avg_sq"] = gg if t == 1 else beta2 * s["exp_avg_sq"] + (1 - beta2) * gg
+    weight = 1 - beta1 if h["grad_averaging"] else 1
+    m = s["exp_avg"] = beta1 * s["exp_avg"] + weight * (g / (v.sqrt() + h["eps"]) + exact(h["weight_decay"]) * p)
+    return p - exact(h["lr"]) * m
+
+
+def adafactor(h, t, p, g, s):
+    """Shazeer & Stern 2018, algorithm 4, with a floor below the second moment as torch has it."""
+    least, scale = h["eps"]
+    least = 2 * p.u if least is None else exact(least)
+    keep = exact(t) ** exact(h["beta2_decay"])
+    rate = min(exact(h["lr"]), 1 / np.sqrt(exact(t)))
+    size = ((p * p).total() / p.value.size).sqrt().maximum(scale)
+    if p.value.ndim < 2:
+        v = s["variance"] = s["variance"] + keep * (g * g - s["variance"])
+    else:
+        rows = s["row_var"] = s["row_var"] + keep * ((g * g).mean(-1) - s["row_var"])
+        columns = s["col_var"] = s["col_var"] + keep * ((g * g).mean(-2) - s["col_var"])
+        v = rows * columns / rows.mean(-2).maximum(least)
+    u = g / v.maximum(least**2).sqrt()
+    clipped = ((u * u).total() / u.value.size).sqrt() / exact(h["d"])
+    return p - (rate * size / clipped.maximum(1)) * u
+
+
+def cautious(u, g):
+    """Liang et al. 2024, algorithm 1."""
+    agree = (u.sign() * g.sign()).value > 0
+    return u * agree / max(np.mean(agree, dtype=exact), exact(1e-3))
 
 
 class Paper:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import json
 import os
@@ -21,7 +22,7 @@ pytest.importorskip("click", reason="the benchmarks need the extra [bench]")
 pytest.importorskip("rich", reason="the benchmarks need the extra [bench]")
 pytest.importorskip("matplotlib", reason="the benchmarks need the extra [bench]")
 
-from bench import conditions, handwritten, loop, machine, peers, report, roofline, steps
+from bench import conditions, handwritten, loop, machine, paper, peers, report, roofline, steps
 from bench.paper import check
 from bench.parts import add
 from bench.runner import Contender, Timing, Unavailable, interleave, own_process
@@ -41,8 +42,9 @@ def test_gpt2_small_has_its_148_shapes_and_124439808_parameters() -> None:
 
 
 def test_every_rule_of_the_engine_is_measured() -> None:
-    # the same loops with an option more, and the two that go to the looked-ahead point and back
-    unmeasured = {"rmsprop_centered_momentum", "amsbound", "lookahead", "restore"}
+    # the same loops with an option more, what follows NumPy's part of Muon or comes with ema_decay, and the two to the
+    # looked-ahead point and back
+    unmeasured = {"rmsprop_centered_momentum", "amsbound", "muon", "ema", "lookahead", "restore"}
     measured = set()
     for case in all_cases().values():
         optimizer = steps.prepared(Data([(3,)], "float32", case.state), case).optimizer
@@ -83,6 +85,64 @@ def test_a_peer_that_computes_something_else_is_told() -> None:
     assert check(Hat, CASES["adam"], "float64") == "eps-hat"
     with pytest.raises(Unavailable, match="computes something else: off by"):
         check(Wrong, CASES["adam"], "float64")
+
+
+def test_where_there_is_no_formula_the_class_is_the_formula() -> None:
+    class Slower(peers.Twin):
+        """Another formula from the third step on."""
+
+        def prepare(self) -> None:
+            super().prepare()
+            inner, steps = self.step, iter(range(100))
+            self.step = lambda: inner() and next(steps) == 2 and self.optimizer.param_groups[0].update(lr=9e-4)
+
+    for name in ("lion", "nadam", "adopt"):
+        case = all_cases()[name]
+        assert case.name not in CASES
+        assert check(peers.Fastopt, case, "float32") == "paper"
+        assert check(Slower, case, "float32") == paper.OTHER
+
+
+def test_numbers_that_a_class_keeps_are_no_arrays_that_a_step_moves() -> None:
+    case = all_cases()["nadam"]
+    fast = steps.prepared(Data([(5,), (7,)], "float32"), case)
+    assert set(fast.optimizer.state["params[0]"]) > {"exp_avg", "exp_avg_sq"}
+    assert list(fast.data.state) == ["exp_avg", "exp_avg_sq"]
+    assert fast.data.bytes_moved == 12 * 28
+
+
+def test_what_a_first_pass_reads_is_counted_and_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from bench import roofline
+
+    (tmp_path / "rules.c").write_text(
+        "SUMS(adam, (v), (beta2), (uu))\n{\n    const real g = GRAD(LOAD(p));\n    ADD(uu, g);\n}\n"
+        "SUMS(other, (m, v), (), (pp))\n{\n    const real p = LOAD(p), g = GRAD(p);\n}\n"
+    )
+    monkeypatch.setattr(roofline, "RULES", tmp_path / "rules.c")
+    assert [roofline.first_pass(rule) for rule in ("adam", "other", "lion")] == [
+        {"g", "v"},
+        {"p", "g", "m", "v"},
+        set(),
+    ]
+    data = steps.prepared(Data([(4099,), (3, 5)], "float32")).data
+    assert (list(data.state), data.first) == (["exp_avg", "exp_avg_sq"], [1, 3])
+    assert data.bytes_moved == (4099 + 15) * 4 * (7 + 2)
+    before = [array.copy() for array in [*data.params, *data.state["exp_avg"], *data.state["exp_avg_sq"]]]
+    try:
+        sweeps = roofline.roofs(data, 3)
+    except Unavailable as reason:
+        pytest.skip(str(reason))
+    assert all(sweep.run(2) > 0 for sweep in sweeps)
+    assert [sweep.arguments[5].value for sweep in sweeps] == [0b1010] * len(sweeps)
+    arrays = [data.params[0], data.grads[0], *(slot[0] for slot in data.state.values())]
+    look = roofline.library("float32", 2).look
+    look.restype = ctypes.c_float
+    pointers = (ctypes.c_void_p * 4)(*[array.ctypes.data for array in arrays])
+    found = look(pointers, ctypes.c_size_t(7), ctypes.c_size_t(4000), ctypes.c_uint(0b1010))
+    # 8000 sums in float32, in another order than NumPy's.
+    assert found == pytest.approx(sum(x[7:4007].sum(dtype="float64") for x in arrays[1::2]), rel=1e-4, abs=1e-4)
+    for old, new in zip(before, [*data.params, *data.state["exp_avg"], *data.state["exp_avg_sq"]], strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.parametrize("form", [peers.Fastopt, peers.Twin])
@@ -297,8 +357,9 @@ def test_slow_peers_are_left_out_where_there_are_many_more_elements(monkeypatch:
         return [{"contender": "NumPy naive", "x_fastopt": 21.0}, {"contender": "numba", "x_fastopt": 19.0}], {}
 
     monkeypatch.setattr(steps, "cell", cell)
-    monkeypatch.setattr(steps, "PEERS", [handwritten.Naive, handwritten.Numba])
-    found = steps.measure(["adam"], ["float32"], ["1e6", "1e7", "resnet50", "1e8"], 1, 0.0, float("inf"), patience=20)
+    peers = [handwritten.Naive, handwritten.Numba]
+    workloads = ["1e6", "1e7", "resnet50", "1e8"]
+    found = steps.measure(["adam"], ["float32"], workloads, 1, 0.0, float("inf"), patience=20, peers=peers)
     both = ["NumPy naive", "numba"]
     assert asked == [("1e6", both), ("1e7", both), ("resnet50", both), ("1e8", ["numba"])]
     (reason,) = found["skipped"]["NumPy naive"]
@@ -341,6 +402,9 @@ def results() -> dict[str, Any]:
     add(found, loop.measure(["8-16-1"], 0.0))
     add(found, {"conditions": conditions.denormals(["1e3"], 0.0)})
     add(found, {"first-steps": conditions.first_steps(["100"], ["65536"], 0.0)})
+    for name, workload in (("lion", "1e3"), ("lion", "thousand-small"), ("sgd", "1e3")):
+        rows, _ = steps.cell(all_cases()[name], "float32", workload, 2, 0.0, [peers.Twin])
+        add(found, {"classes": rows})
     return found
 
 
@@ -375,6 +439,26 @@ def test_results_become_tables_that_fit_into_80_columns_and_plots(results: dict[
             assert sum(sheet.widths(80)) <= 80
     made = [picture.name for picture in plots.draw(results, tmp_path)]
     assert made == ["throughput.png", "speedup.png", "small-tensors.png", "scaling.png", "iteration.png"]
+
+
+def test_a_class_has_one_line_with_all_its_workloads(results: dict[str, Any]) -> None:
+    rows = json.loads(json.dumps(results["classes"]))
+    torch = {**rows[1], "contender": "torch fused", "x_fastopt": 2.0, "formula": paper.OTHER}
+    rows += [torch, {**torch, "contender": "torch", "x_fastopt": 3.0, "formula": "paper"}]
+    rows[0]["passes"] = 2
+    serial = [{**row, "threads": 1, "x_roof": 0.0, "x_fastopt": 0.0} for row in rows]
+    sheet = report.classes({"classes": rows + serial})
+    assert sheet.title == "Every class, float32, 2 threads"
+    ones = {(r["optimizer"], r["workload"], r["contender"]): r for r in rows}
+    lion, sgd = sheet.rows
+    assert lion[:2] == ["Lion²", "4.00"]
+    for column, workload in ((2, "1e3"), (6, "thousand-small")):
+        assert lion[column] == report.number(ones["Lion", workload, "fastopt"]["x_roof"])
+        assert lion[column + 1] == report.number(ones["Lion", workload, "NumPy twin"]["x_fastopt"])
+    none = report.number(None)
+    assert (lion[4:6], lion[8:]) == (["2.00¹", none], [none, none])
+    assert sgd[:2] == ["SGD", "0"]
+    assert sgd[6:] == [none] * 4
 
 
 def test_columns_that_do_not_fit_go_to_another_table() -> None:
@@ -451,7 +535,7 @@ def test_what_was_measured_is_kept_when_a_later_part_fails(tmp_path: Path, monke
     found = json.loads((tmp_path / "bench.json").read_text())
     assert found["steps"] == ["sizes"]
     assert found["load"].keys() == {"sizes"}
-    assert found["machine"]["command"] == "python -m bench --minutes 5 --part sizes --part serial"
+    assert found["machine"]["command"] == "python -m bench --minutes 15 --part sizes --part serial"
 
 
 def test_results_of_parts_are_joined() -> None:

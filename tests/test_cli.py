@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ pytest.importorskip("click", reason="the command is an extra: pip install 'fasto
 import fastopt
 from fastopt import checkpoint
 from fastopt.cli import main, models, training
+from fastopt.cli.data import ALL_ROWS, FAMILIES
 from fastopt.cli.settings import Settings, decays, learning_rate
 from fastopt.optimizers import OPTIMIZERS
 
@@ -51,8 +53,6 @@ def _own_folder(tmp_path, monkeypatch):
 
 # ---- what it trains ----
 
-NEED_ALL_ROWS = ["Rprop"]  # the noise of batches turns the signs it goes by
-
 
 @pytest.mark.parametrize(
     ("data", "worst", "more"),
@@ -73,25 +73,52 @@ def test_every_optimizer_trains_well_and_numpy_reaches_the_same_bits(data, worst
         assert result["identical"] or more
         for key in ("train_loss", "test_loss", "train_accuracy", "test_accuracy", "parameters"):
             assert fused[key] == numpy[key]
-        assert fused["train_loss"] < worst or result["optimizer"] in NEED_ALL_ROWS
+        # Prodigy takes some hundred steps to find its rate, and Adafactor to leave a single number that is 0.
+        slow = {"line": ["Prodigy", "Adafactor"], "diabetes": ["Prodigy"], "digits": []}[data]
+        assert fused["train_loss"] < worst or result["optimizer"] in slow
         assert min(fused["seconds"], fused["step_us"], numpy["seconds"], numpy["step_us"]) > 0
         assert result["curve"]["train_loss"][-1] == fused["train_loss"]
         assert result["curve"]["updates"][-1] == result["updates"]
         if data == "digits":
-            assert fused["test_accuracy"] > 0.94 or result["optimizer"] in NEED_ALL_ROWS
-    assert table.count("same bits") == (0 if more else len(OPTIMIZERS))
+            assert fused["test_accuracy"] > 0.94
+    assert table.count("OTHER BITS") == 0
+    same = f"{len(OPTIMIZERS)} of {len(OPTIMIZERS)} ended with the same bits as in NumPy"
+    assert (same in table) != bool(more)
+    assert "\nbest of all " in table
 
 
-@pytest.mark.parametrize("name", NEED_ALL_ROWS)
-@pytest.mark.parametrize(
-    ("data", "rows", "worst"), [("line", 800, 0.094), ("diabetes", 354, 2880.0), ("digits", 1438, 1e-3)]
-)
-def test_optimizers_that_need_all_rows_train_well_on_them(name, data, rows, worst):
-    args = ("--optimizer", name, "--batch-size", rows, "--epochs", 100, "--no-compare", "--json", "out.json")
-    assert run("train", data, *args) == 0
-    found = results("out.json")[0]["fastopt"]
-    assert found["train_loss"] < worst
-    assert data != "digits" or found["test_accuracy"] > 0.94
+@pytest.mark.parametrize("name", ALL_ROWS)
+def test_who_needs_all_rows_has_them_unless_told_otherwise(name, capsys):
+    def amounts(*args):
+        assert run("train", *args, "--no-compare", "--json", "out.json") == 0
+        return {r["optimizer"]: (r["batch_size"], r["epochs"], r["updates"]) for r in results("out.json")}
+
+    own = (800, ALL_ROWS[name], ALL_ROWS[name])
+    assert amounts("--optimizer", f"adam,{name}") == {"Adam": (10, 3, 240), name: own}
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "line, linear, batches of 10, epochs 3, updates 240, float32"
+    assert lines[2] == f"{name}: batches of 800, epochs {ALL_ROWS[name]}, updates {ALL_ROWS[name]}"
+    assert amounts("--optimizer", name) == {name: own}
+    assert capsys.readouterr().out.startswith(f"line, linear, batches of 800, epochs {ALL_ROWS[name]}, ")
+    assert amounts("--optimizer", name, "--batch-size", 400, "--epochs", 2) == {name: (400, 2, 4)}
+    # A warm-up comes before its updates, and a saved run goes on with what it had.
+    assert amounts("--optimizer", name, "--warmup", 150)[name] == (800, ALL_ROWS[name] + 150, ALL_ROWS[name] + 150)
+    run("train", "--optimizer", name, "--batch-size", 80, "--epochs", 1, "--save", "run")
+    assert amounts("--resume", "run", "--epochs", 2) == {name: (80, 2, 20)}
+
+
+def test_who_needs_other_options_has_them_unless_told_otherwise():
+    def trust(*args):
+        assert run("train", *args, "--stop-after", 2, "--no-compare", "--json", "out.json") == 0
+        return [result["hyper"].get("trust") for result in results("out.json")]
+
+    names = ("--optimizer", "adam,lars,lamb")
+    assert trust("line", *names) == [None, False, False]
+    assert trust("table.csv", "--target", "y", *names) == [None, False, True]
+    assert trust("digits", *names) == [None, True, True]
+    assert trust("line", "--optimizer", "lars,lamb", "--trust") == [True, True]
+    run("train", "--optimizer", "lars", "--stop-after", 2, "--save", "run")
+    assert trust("--resume", "run") == [False]
 
 
 def test_options_of_several_numbers_take_as_many_as_the_optimizer():
@@ -106,6 +133,22 @@ def test_options_of_several_numbers_take_as_many_as_the_optimizer():
     assert found["AdEMAMix"] == [0.5, 0.75, 0.875]
     assert found["Adam"] == [0.9, 0.999]
     assert found["SGD"] is None
+
+
+def test_the_help_of_an_option_says_whose_it_is_and_its_defaults(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("train", "--help") == 0
+    help = capsys.readouterr().out
+    assert max(map(len, help.splitlines())) <= 80
+    words = " ".join(help.split())
+    for option, name in (("--rho FLOAT", "Adadelta"), ("--centered / --no-centered", "RMSprop")):
+        default = OPTIMIZERS[name].hyper_parameters[option[2:].split()[0]].default
+        assert f"{option} Default {default} of {name}." in words
+    assert "--weight-decay FLOAT Default 0.0 of most; 0.01 of AdamW" in words
+    assert "--warmup-steps INTEGER Default 0 of ScheduleFreeSGD, ScheduleFreeAdamW." in words
+    args = ("--optimizer", "schedulefreesgd", "--warmup-steps", 5, "--stop-after", 2, "--json", "out.json")
+    assert run("train", *args) == 0
+    assert results("out.json")[0]["hyper"]["warmup_steps"] == 5
 
 
 @pytest.mark.parametrize("name", ["rmsprop-line", "adam-line"])
@@ -317,6 +360,39 @@ def test_outputs_are_complete(data, capsys):
         assert result["speed_up"] == result["numpy"]["step_us"] / result["fastopt"]["step_us"]
 
 
+def test_many_optimizers_are_shown_by_families(monkeypatch, capsys):
+    known = {name for names in FAMILIES.values() for name in names}
+    assert len(known) == sum(map(len, FAMILIES.values()))  # each in one
+    # One of no family, and one that ends elsewhere than its twin.
+    monkeypatch.setitem(FAMILIES, "squares", ("Adagrad", "Adadelta"))
+    monkeypatch.setattr(fastopt.Lion, "reference_step", lambda self, grads: self.step(grads) and self.step(grads))
+    names = ["RMSprop", "Adam", "Lion", "SignSGD", "SGD", "Adagrad", "Adadelta"]
+    args = ["--optimizer", ",".join(names), "--json", "out.json", "--plot", "out.png"]
+    for more, key, what in (((), "test_loss", "held-out"), (("--test-fraction", 0), "train_loss", "training")):
+        titles = []
+        monkeypatch.setattr(
+            "matplotlib.figure.Figure.suptitle", lambda _, text, titles=titles, **__: titles.append(text)
+        )
+        assert run("train", *args, *more) == 0
+        table = capsys.readouterr().out.partition("\n\n")[2]
+        loss = {result["optimizer"]: result["fastopt"][key] for result in results("out.json")}
+        families = [["SGD"], ["SignSGD", "Lion"], ["Adagrad", "Adadelta"], ["Adam"], ["RMSprop"]]
+        headings = ["momentum", "signs", "squares", "Adam", "others"]
+        wanted = []
+        for heading, family in zip(headings, families, strict=True):
+            members = sorted(family, key=loss.get)
+            wanted += [f"{heading}:", *members]
+            assert re.search(rf"^best of {heading} +{members[0]} ", table, re.MULTILINE)
+        found = [line.split()[0] for line in table.partition("NumPy\n")[2].partition("\n\n")[0].splitlines()]
+        assert [word for word in found if word != "in"] == wanted
+        assert table.count("in NumPy") == 2  # of Lion, and below
+        assert table.count("OTHER BITS") == 1
+        best = min(loss, key=loss.get)
+        assert re.search(rf"^best of all +{best} +{loss[best]:#.6g}\n6 of 7 ended with the same", table, re.MULTILINE)
+        assert titles == [f"line, linear; grey: {best}, the best by {what} loss"]
+        assert Path("out.png").read_bytes().startswith(PNG)
+
+
 def test_a_bar_runs_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert run("train", "--stop-after", 5) == 0
@@ -344,7 +420,7 @@ MORE = [
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_resumed_run_has_the_bits_of_an_uninterrupted_one(options, dtype):
     task = ["train", "table.npz", "--target", "y", "--model", "mlp", "--hidden", "5", "--epochs", "3", "--dtype", dtype]
-    task += ["--schedule", "cosine", "--optimizer", *options]
+    task += ["--batch-size", "16", "--schedule", "cosine", "--optimizer", *options]
     task += [] if options[0] in REFUSE_RATE_0 else ["--warmup", "4"]
     assert run(*task, "--save", "whole.safetensors") == 0
     assert run(*task, "--save", "part.safetensors", "--stop-after", 6) == 0  # an epoch has four updates

@@ -144,7 +144,7 @@ def test_every_schedule_has_a_name_or_says_what_to_do(capsys):
     for name in KINDS.keys() - {kind.__name__ for kind in decays().values()}:
         assert run(name) == 2
         assert capsys.readouterr().err.startswith(f"fastopt: {name}: ")
-    assert len(decays()) == len(KINDS) - 4
+    assert len(decays()) == len(KINDS) - 5
     assert run("--help") == 0
     words = "".join(capsys.readouterr().out.split())
     assert all(name in words for name in decays())
@@ -157,6 +157,7 @@ REFUSED = {
     "a warm-up": (["warmup:steps=3"], "warmup:steps=3: give --warmup beside a schedule"),
     "made of schedules": (["join"], "join: it is made of schedules, which needs a program"),
     "told a metric": (["ReduceOnPlateau"], "ReduceOnPlateau: it is told a metric, which needs a program"),
+    "for a momentum": (["one-cycle-momentum"], "one-cycle-momentum: it is for a momentum, which needs a program"),
     "lacking": (["step"], "step: give every, as in step:every=NUMBER"),
     "lacking a list": (["piecewise"], "piecewise: give rates, as in piecewise:rates=NUMBER,..."),
     "other key": (

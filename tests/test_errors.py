@@ -477,11 +477,11 @@ def test_after_a_refused_step_left_out_gradients_stay_left_out():
 
 
 class ManySlots(Adam):
-    slots = {"a": "a", "b": "b", "m": "exp_avg", "v": "exp_avg_sq", "x": "max_exp_avg_sq"}  # noqa: RUF012
+    slots = {letter: letter for letter in "abcdemvx"}  # noqa: RUF012
 
 
 def test_a_class_with_more_slots_than_the_engine_has_is_refused():
-    with pytest.raises(ValueError, match=says("slots has 5 names: wanted at most 4")):
+    with pytest.raises(ValueError, match=says("slots has 8 names: wanted at most 7")):
         ManySlots(np.ones(3))
 
 

@@ -118,7 +118,19 @@ WRONG |= {
         ((1.0, 1.0), ValueError, f"[1] is 1.0: {FRACTION}"),
     ],
 }
-WRONG[hyper.optional(hyper.positive)] = [row for row in WRONG[hyper.positive] if row[0] is not None]
+AT_MOST_0 = "wanted a finite number of at most 0"
+WRONG[hyper.at_most_0] = [
+    row for row in numbers(AT_MOST_0, (0.5, ValueError, " is 0.5: ")) if not str(row[0]).startswith("-")
+]
+WRONG[hyper.floors] = [
+    *NO_PAIRS,
+    ((-1e-3, 0.1), ValueError, f"[0] is -0.001: {FINITE}"),
+    ((None, None), TypeError, f"[1] is None, a NoneType: {FINITE}"),
+]
+AT_LEAST_1 = "wanted a number of at least 1"
+WRONG[hyper.growth] = [row for row in numbers(AT_LEAST_1, (0.5, ValueError, " is 0.5: ")) if row[0] != np.inf]
+for check in (hyper.positive, hyper.fraction):
+    WRONG[hyper.optional(check)] = [row for row in WRONG[check] if row[0] is not None]
 ROWS = [
     (cls, name, *row)
     for cls in OPTIMIZERS.values()

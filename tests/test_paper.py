@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 import pytest
-from optimizers_table import CASES, REALS, RECORDS
+from optimizers_table import CASES, REALS, RECORDS, sums_up
 from oracles import Paper, exact
 
 import fastopt
@@ -68,8 +68,10 @@ def test_the_bound_is_a_few_roundings_a_step(case, real):
         paper.step(grads)
         moved = [x + abs(p.value - b) for x, p, b in zip(moved, paper.p, before, strict=True)]
     roundings = [p.error / (paper.u * (abs(p.value) + x)) for p, x in zip(paper.p, moved, strict=True)]
-    # Few to a dozen roundings in each of a dozen steps, and where gradients are clipped the sum of 81 squares.
-    assert np.median(np.concatenate(list(map(np.ravel, roundings)))) < 200
+    # Few to a dozen roundings in each of a dozen steps, and where gradients are clipped the sum of 81 squares. Through
+    # norms, what elements have come to in one step has a part in all of them in the next.
+    most = 2000 if sums_up(case) else 200
+    assert np.median(np.concatenate(list(map(np.ravel, roundings)))) < most
 
 
 @pytest.mark.parametrize("real", REALS)

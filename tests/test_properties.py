@@ -109,6 +109,10 @@ VALUES = {
     hyper.proportions: st.tuples(UP_TO_1, UP_TO_1),
     hyper.constant: st.just(0.0) | NUMBER,
     hyper.optional(hyper.positive): st.none() | st.floats(1e-3, 1e3),
+    hyper.optional(hyper.fraction): st.none() | BELOW_1,
+    hyper.at_most_0: st.floats(-2, 0),
+    hyper.floors: st.tuples(st.none() | st.floats(1e-12, 1), st.floats(1e-6, 1)),
+    hyper.growth: st.just(np.inf) | st.floats(1, 4),
     hyper.above_0: st.floats(1e-3, 1),
     hyper.whole: st.integers(0, 5),
     hyper.interpolation_betas: st.tuples(st.floats(1e-3, 1), BELOW_1),
@@ -132,7 +136,10 @@ def together(cls, found):
 def hypers(cls):
     """A value for each hyper-parameter."""
     own = {name: one for name, one in cls.hyper_parameters.items() if one.init}
-    values = {name: VALUES["eps" if name == "eps" else one._check] for name, one in own.items()}
+    values = {
+        name: VALUES["eps" if name == "eps" and one._check is not hyper.floors else one._check]
+        for name, one in own.items()
+    }
     if cls.__name__ in REFUSE_RATE_0:
         values["lr"] = st.floats(1e-3, 1e3)
     return st.fixed_dictionaries(values).filter(lambda found: together(cls, found))

@@ -153,7 +153,10 @@ class Dice:
         """A value for each hyper-parameter, by its check; until they go together."""
         own = [(name, one) for name, one in cls.hyper_parameters.items() if one.init]
         while True:
-            found = {name: DRAWN["eps" if name == "eps" else one._check](self) for name, one in own}
+            found = {
+                name: DRAWN["eps" if name == "eps" and one._check is not hyper.floors else one._check](self)
+                for name, one in own
+            }
             if cls.__name__ in REFUSE_RATE_0:
                 found["lr"] = self.number(0.01, 1)
             with suppress(ValueError):
@@ -168,6 +171,10 @@ DRAWN = {
     hyper.constant: lambda dice: dice.one_of(0.0, dice.number(0, 0.5)),
     hyper.positive: lambda dice: dice.number(0.1, 2),
     hyper.optional(hyper.positive): lambda dice: dice.one_of(None, dice.number(0.1, 9)),
+    hyper.optional(hyper.fraction): lambda dice: dice.one_of(None, dice.number(0, 0.99)),
+    hyper.at_most_0: lambda dice: -dice.number(0, 1),
+    hyper.floors: lambda dice: (dice.one_of(None, dice.number(0, 0.1)), dice.number(0, 0.1)),
+    hyper.growth: lambda dice: dice.one_of(np.inf, dice.number(1, 2)),
     hyper.fraction: lambda dice: dice.one_of(0.0, dice.number(0, 0.99), dice.number(0, 0.99)),
     hyper.proportion: lambda dice: dice.one_of(0.0, dice.number(0, 1), dice.number(0, 1)),
     hyper.above_0: lambda dice: dice.number(0.1, 1),
@@ -193,12 +200,14 @@ def a_world(seed, name, guarded, steps=4):
         "clip_norm": dice.one_of(None, None, dice.number(0.1, 10)),
         "zero_grads": dice.chance(0.4),
         "clip_value": None,
+        "clip_tensor_norm": None,
+        "ema_decay": dice.one_of(None, None, dice.number(0, 0.99)) if not cls._has_average() else None,
         "decay_mask": dice.one_of(None, lambda path, array: array.ndim > 1, lambda path, array: "0" in path)
         if name not in DECAY_INSIDE
         else None,
     }
     if options["clip_norm"] is None:
-        options["clip_value"] = dice.one_of(None, dice.number(0.1, 2))
+        options[dice.one_of("clip_value", "clip_tensor_norm")] = dice.one_of(None, dice.number(0.1, 2))
     drawn = dice.trees()
     places = iter(guarded.each(leaves(drawn)))
     params = mapped(lambda _: next(places), drawn)
@@ -219,6 +228,8 @@ def a_world(seed, name, guarded, steps=4):
                 changes = dice.hyper(cls)
                 group.update(changes)
                 other.update(changes)
+                for one in [*opt.param_groups, *twin.param_groups]:
+                    one.update((name, changes[name]) for name in cls.same_in_groups if name in changes)
         parts = [group["params"] for group in opt.param_groups]
         grads = [mapped(gradient, part) for part in parts]
         bad = [g for g in leaves(grads) if g is not None and g.size and g.flags.writeable]

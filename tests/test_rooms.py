@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(not (PACKAGE / "engine/plan.pyx").exists(), reas
 ORDER = [
     "hyper", "tree", "interrupts", "memory", "kernels", "numbers", "arrays", "lock", "chunks", "sweep", "coefficients",
     "leaves", "state", "groups", "plan", "lookahead", "restore",
+    "dlpack",
 ]  # fmt: skip
 ROOMS = ORDER[4:]
 
@@ -72,3 +73,11 @@ def test_the_library_never_imports_its_command():
     for source in [*PACKAGE.glob("*.py"), *PACKAGE.glob("optimizers/*.py"), *PACKAGE.glob("engine/*.py*")]:
         if source.name != "__main__.py":
             assert not re.search(r"^\s*(from|import) .*\bcli\b", source.read_text(), re.M), source
+
+
+def test_the_library_never_imports_adapters_or_what_they_are_for():
+    adapters = {"sklearn", "scipy", "thinc", "torch"}
+    for source in [*PACKAGE.glob("*.py"), *PACKAGE.glob("optimizers/*.py"), *PACKAGE.glob("engine/*.py*")]:
+        if source.stem not in adapters:
+            found = re.findall(r"^(?:from|import) \.?(\w+)", source.read_text(), re.M)  # at once, not when asked
+            assert not adapters & set(found), source

@@ -9,7 +9,7 @@ import pytest
 from optimizers_table import CASES, chosen, stepped
 
 import fastopt
-from fastopt.engine import numbers
+from fastopt.engine import kernels, numbers
 from fastopt.optimizers import Adam
 
 pytestmark = pytest.mark.no_cover  # what these tests run often is run by others too
@@ -45,11 +45,11 @@ def coefficients(opt, grads):
     """Of each parameter in a step, which is taken in NumPy to see them."""
     found = []
     update = opt._update_by_reference
-    opt._update_by_reference = lambda: (
+    opt._update_by_reference = lambda everything: (
         found.extend(
             opt._plan.coefficients(i)[3] if opt._plan.gradient(i) is not None else None for i in range(len(grads))
         ),
-        update(),
+        update(everything),
     )
     stepped(opt, grads, reference=True)
     del opt._update_by_reference
@@ -68,6 +68,8 @@ def test_each_step_has_its_own_scalars(case):
     group = opt.param_groups[0]
     for t in range(1, MANY):
         (c,) = coefficients(opt, [np.ones(1)])
+        for made in kernels.rules()[type(opt).rule(group)][3]:  # by a first pass: see test_bits.py
+            del c[made]
         assert c == wanted(type(opt), group, group["lr"], t)
 
 

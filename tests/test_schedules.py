@@ -33,6 +33,7 @@ from fastopt.schedules import (
     MultiStepDecay,
     Noam,
     OneCycle,
+    OneCycleMomentum,
     Piecewise,
     PolynomialDecay,
     Product,
@@ -73,6 +74,8 @@ ALL = [
     CosineRestarts(0.5, 3, 3, 0.1, 0.9),
     OneCycle(0.5, 19),
     OneCycle(0.5, 19, 0.4, three_phase=True, anneal="linear"),
+    OneCycleMomentum(0.5, 0.75, 19),
+    OneCycleMomentum(0.5, 0.75, 19, 0.4, three_phase=True, anneal="linear"),
     Cyclic(0.1, 0.5, 5, 8),
     Cyclic(0.1, 0.5, 5, mode="triangular2"),
     Cyclic(0.1, 0.5, 5, 3, mode="exp_range", gamma=0.99),
@@ -93,7 +96,7 @@ HOLDING = [  # what changes when it is told how the run goes
     Warmup(3, Join([Product(Hold(0.5), PLATEAU), 0.25], [7])),
 ]
 
-# By programs of their own; those of a plateau are the rates after each report.
+# By programs of their own, momenta by torch; those of a plateau are the rates after each report.
 EXAMPLES = """\
 StepDecay(1.0, 3, 0.5)
     1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25
@@ -136,12 +139,24 @@ OneCycle(1.0, 8, anneal='linear', div_factor=10.0, final_div_factor=10.0)
 OneCycle(1.0, 8, pct_start=0.4, three_phase=True)
     0.04, 0.451688877628823, 0.980556627334959, 0.719399206240906, 0.116198304241033, 0.0349707179419257,
     0.0129106114689234, 4e-06
+OneCycleMomentum(0.85, 0.95, 8)
+    0.95, 0.868825509907063, 0.852805833484582, 0.868825509907063, 0.894401776194835, 0.921694186955878,
+    0.942336209961414, 0.95
+OneCycle(0.3, 8).momentum()
+    0.95, 0.868825509907063, 0.852805833484582, 0.868825509907063, 0.894401776194835, 0.921694186955878,
+    0.942336209961414, 0.95
+OneCycle(1.0, 8, pct_start=0.4, three_phase=True, anneal='linear').momentum(0.5, 0.984375)
+    0.984375, 0.764204545454545, 0.544034090909091, 0.676136363636364, 0.896306818181818, 0.984375, 0.984375, 0.984375
 Cyclic(0.1, 1.0, 3)
     0.1, 0.4, 0.7, 1, 0.7, 0.4, 0.1, 0.400000000000001
 Cyclic(0.1, 1.0, 2, 1, mode='triangular2')
     0.1, 0.55, 1, 0.1, 0.325, 0.55, 0.1, 0.2125
 Cyclic(0.1, 1.0, 2, mode='exp_range', gamma=0.9)
     0.1, 0.505, 0.829, 0.42805, 0.1, 0.3657205, 0.5782969, 0.315233605
+Cyclic(0.1, 1.0, 3).momentum()
+    0.9, 0.866666666666667, 0.833333333333333, 0.8, 0.833333333333333, 0.866666666666667, 0.9, 0.866666666666667
+Cyclic(0.1, 1.0, 2, 1, mode='triangular2').momentum(0.5, 0.75)
+    0.75, 0.625, 0.5, 0.75, 0.6875, 0.625, 0.75, 0.71875
 WarmupStableDecay(1.0, 2, 2, 3, 0.1)
     0, 0.5, 1, 1, 1, 0.480384757729337, 0.265153077165047, 0.1
 WarmupStableDecay(1.0, 2, 2, 3, shape='cosine')
@@ -1034,9 +1049,9 @@ def torch_optimizer(lr):
     return torch.optim, torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
 
 
-def rates_of_torch(opt, scheduler):
+def rates_of_torch(opt, scheduler, name="lr"):
     for _ in range(LAST):
-        yield opt.param_groups[0]["lr"]
+        yield opt.param_groups[0][name]
         opt.step()
         scheduler.step()
 
@@ -1046,6 +1061,62 @@ def rates_of_torch(opt, scheduler):
 def test_rates_are_torchs(schedule, make):
     optim, opt = torch_optimizer(0.3)
     near(schedule, list(rates_of_torch(opt, make(optim.lr_scheduler, opt))))
+
+
+MOMENTA = [
+    *[
+        (
+            OneCycle(0.3, 83, part, three_phase=three, anneal=anneal).momentum(0.6, 0.9),
+            lambda of, opt, part=part, three=three, anneal=anneal: of.OneCycleLR(
+                opt, 0.3, 83, None, None, part, anneal, True, 0.6, 0.9, three_phase=three
+            ),
+        )
+        for part, three, anneal in itertools.product([0.1, 0.45], [False, True], ["cos", "linear"])
+    ],
+    *[
+        (
+            Cyclic(0.03, 0.3, 5, down, mode, 0.97).momentum(0.6, 0.9),
+            lambda of, opt, down=down, mode=mode: of.CyclicLR(
+                opt, 0.03, 0.3, 5, down, mode, 0.97, base_momentum=0.6, max_momentum=0.9
+            ),
+        )
+        for down, mode in itertools.product([None, 9], ["triangular", "triangular2", "exp_range"])
+    ],
+]
+
+
+@pytest.mark.parametrize("name", ["momentum", "betas"])
+@pytest.mark.parametrize(("schedule", "make"), MOMENTA, ids=[repr(row[0])[:90] for row in MOMENTA])
+def test_a_momentum_against_the_rate_is_torchs(schedule, make, name):
+    torch = pytest.importorskip("torch", reason="torch is not installed: `pip install torch` to compare with it")
+    p = torch.nn.Parameter(torch.zeros(1))
+    opt = torch.optim.SGD([p], lr=0.3, momentum=0.9) if name == "momentum" else torch.optim.Adam([p])
+    theirs = rates_of_torch(opt, make(torch.optim.lr_scheduler, opt), name)
+    near(schedule, [value if name == "momentum" else value[0] for value in theirs])
+
+
+def test_a_momentum_that_moves_against_the_rate_is_the_same_as_setting_both_and_is_saved():
+    cycle = OneCycle(0.1, 9, 0.4)
+    for make in (
+        lambda p, lr, m: SGD(p, lr, momentum=m, nesterov=True),
+        lambda p, lr, m: Adam(p, lr, betas=(m, 0.999)),
+    ):
+        p, q, r = np.ones(3), np.ones(3), np.ones(3)
+        opt, by_hand = make(p, cycle, cycle.momentum()), make(q, 0.1, 0.9)
+        for t in range(12):
+            by_hand.lr = cycle(t)
+            if isinstance(by_hand, SGD):
+                by_hand.momentum = cycle.momentum()(t)
+            else:
+                by_hand.betas = (cycle.momentum()(t), 0.999)
+            grads = np.array([0.5, -1.0, t])
+            opt.step(grads)
+            by_hand.step(grads)
+            assert p.tobytes() == q.tobytes()
+        other = make(r, 0.1, 0.9)
+        other.load_state_dict(opt.state_dict())
+        assert repr(other) == repr(opt)
+        assert repr(cycle.momentum()) in repr(other)
 
 
 @pytest.mark.parametrize("schedule", PLATEAUS, ids=repr)

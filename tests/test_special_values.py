@@ -18,6 +18,7 @@ from optimizers_table import (
     RECORDS,
     REFUSE_RATE_0,
     stepped,
+    sums_up,
 )
 
 import fastopt
@@ -159,7 +160,7 @@ def test_an_infinite_parameter_stays_what_it_is_without_decay(record, real):
     if record.name not in READ_P:
         assert p[0] == np.inf
         assert p[1] == -np.inf
-    assert p[2] < 1
+    assert p[2] < 1 or sums_up(record)  # whose norm of p is infinite
 
 
 @pytest.mark.parametrize("real", REALS)

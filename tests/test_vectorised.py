@@ -58,6 +58,12 @@ def rules():
     return dict(re.findall(r"^RULE\((\w+),.*?\)\n\{\n(.*?)^\}", text, flags=re.S | re.M))
 
 
+def first_passes():
+    """The body of each rule's first pass, by its name."""
+    text = re.sub(r"/\*.*?\*/", "", (ROOT / "src_c/rules.c").read_text(), flags=re.S)
+    return dict(re.findall(r"^SUMS\((\w+),.*?\)\n\{\n(.*?)^\}", text, flags=re.S | re.M))
+
+
 def operations(body, kind):
     """The arithmetic that a kernel must do on full registers."""
     found = {"mul"} if "GRAD" in body or "*" in body else set()
@@ -115,6 +121,20 @@ def test_the_sums_over_gradients_work_on_full_registers(isa, real):
     assert re.search(rf"\bv?mulpd\b.*%{register}", found["sum_squares"])
     assert re.search(rf"\bv?addpd\b.*%{register}", found["sum_squares"])
     assert re.search(rf"\bv?por[dq]?\b.*%{register}", found["nonfinite"])
+
+
+@pytest.mark.parametrize(("isa", "real"), VARIANTS)
+def test_first_passes_work_on_full_registers(isa, real):
+    found = functions("src_c/rules.c", isa, real)
+    register, suffix = REGISTERS[isa], SUFFIX[real]
+    assert len(first_passes()) > 5
+    for rule, body in first_passes().items():
+        for kind in ("FO_NO_DECAY", "FO_COUPLED", "FO_DECOUPLED"):
+            code = found[f"{rule}_sums_{kind}"]
+            assert re.search(rf"\bv?addpd\b.*%{register}", code), f"{rule}_{kind}: add"
+            for operation in operations(body, kind) - {"add", "sub"}:
+                packed = rf"\bv?{operation}({suffix}|pd)\b.*%{register}"
+                assert re.search(packed, code), f"{rule}_{kind}: {operation}"
 
 
 @pytest.mark.parametrize(("isa", "real"), VARIANTS[:: chosen(2, 4)])

@@ -68,6 +68,7 @@ WRONG: list[Callable[[], object]] = [
     lambda: Adam(),  # type: ignore[call-arg]
     lambda: AdamW(v, decoupled=False),  # type: ignore[call-arg]
     lambda: NAG(v, nesterov=True),  # type: ignore[call-arg]
+    lambda: fastopt.Adamm(v),  # type: ignore[attr-defined]
 ]
 
 

@@ -111,14 +111,20 @@ def _hyper_option(key: str) -> click.Option:
     """The option of a keyword of optimizers; its type is that of the default."""
     owners = {name: st.hyper_parameters(name)[key] for name in OPTIMIZERS if key in st.hyper_parameters(name)}
     default = next(iter(owners.values()))
-    help = "Of " + ", ".join(f"{name} ({st.text(value)})" for name, value in owners.items())
+    having: dict[str, list[str]] = {}
+    for name, value in owners.items():
+        having.setdefault(st.text(value), []).append(name)
+    # The names of most would fill the terminal; whoever lacks the option says so.
+    of = {value: ", ".join(names) if 2 * len(names) < len(OPTIMIZERS) else "most" for value, names in having.items()}
+    help = "Default " + "; ".join(f"{value} of {names}" for value, names in of.items()) + "."
     flag = st.option(key)
     if isinstance(default, bool):
         return click.Option([f"{flag}/--no-{flag[2:]}"], default=None, help=help)
     counts = {len(value) if isinstance(value, tuple) else 1 for value in owners.values()}
     if len(counts) > 1:
         return click.Option([flag], type=_Numbers(counts), default=None, help=help)
-    return click.Option([flag], type=float, nargs=counts.pop(), default=None, help=help)
+    kind = int if isinstance(default, int) else float
+    return click.Option([flag], type=kind, nargs=counts.pop(), default=None, help=help)
 
 
 HYPER = list(dict.fromkeys(key for name in OPTIMIZERS for key in st.hyper_parameters(name)))
@@ -131,7 +137,10 @@ HYPER = list(dict.fromkeys(key for name in OPTIMIZERS for key in st.hyper_parame
 @click.option("--model", type=click.Choice(st.MODELS), help="Model; default: what suits the data.")
 @click.option("--hidden", metavar="WIDTH,...", callback=_widths, help="Widths of the hidden layers of mlp; default 64.")
 @click.option(
-    "--optimizer", multiple=True, metavar="NAME|all", help=f"{', '.join(OPTIMIZERS)}; default Adam; may be repeated."
+    "--optimizer",
+    multiple=True,
+    metavar="NAME,...|all",
+    help=f"{', '.join(OPTIMIZERS)}; default Adam; may be repeated.",
 )
 @click.option("--lr", type=float, help="Learning rate; default: what suits data and optimizer.")
 @click.option("--schedule", metavar="NAME[:KEY=NUMBER,...]", help=f"Course of lr: {', '.join(st.decays())}.")
@@ -164,7 +173,7 @@ def train(
     DATA is line (default), diabetes, digits, or a .csv or .npz file.
     """
     given = {key: value for key, value in options.items() if value not in (None, ())}
-    settings, data = _settle(given, experiment, resume)
+    settings, data, set_by_hand = _settle(given, experiment, resume)
     if save and len(settings.optimizer) > 1:
         raise InputError("--save: a saved run is of one optimizer; name it with --optimizer")
     table = None if settings.data in EMBEDDED else Path(settings.data)
@@ -172,7 +181,13 @@ def train(
     rows = split(data, settings.test_fraction, settings.seed, settings.dtype)
     if settings.batch_size > len(rows.y):
         raise InputError(f"--batch-size {settings.batch_size}: there are only {len(rows.y)} rows to train on")
-    runs = [Run(name, settings, data, rows, twin=compare, resume=resume) for name in settings.optimizer]
+    each = [st.own(settings, name, set_by_hand, data, len(rows.y)) for name in settings.optimizer]
+    runs = [
+        Run(name, own, data, rows, twin=compare, resume=resume)
+        for name, own in zip(settings.optimizer, each, strict=True)
+    ]
+    if all(own == each[0] for own in each):
+        settings = each[0]
     draw = _drawing("losses") if plot else None  # takes half a second, and takes it before the training
     results, diverged = _train(runs, stop_after, save)
     if not results:
@@ -191,7 +206,7 @@ def train(
             title = report.describe(settings, data, rows)
             plot.write_bytes(draw(results, title, rows, model.loss.name, plot.suffix[1:].lower()))
             written.append(plot)
-    lines = report.headline(settings, data, rows, model, results[0].updates)
+    lines = report.headline(settings, data, rows, model, results)
     try:
         if json == outputs.STDOUT:
             outputs.say(document, sys.stdout)
@@ -243,8 +258,13 @@ def schedule(schedule: str, warmup: int, steps: int | None, plot: Path | None) -
         outputs.say(f"wrote {plot}\n", sys.stdout)
 
 
-def _settle(given: dict[str, Any], experiment: str | None, resume: Path | None) -> tuple[st.Settings, Data]:
-    """Layer what was given over the saved run or the experiment, and that over what suits the data."""
+def _settle(
+    given: dict[str, Any], experiment: str | None, resume: Path | None
+) -> tuple[st.Settings, Data, dict[str, Any]]:
+    """Layer what was given over the saved run or the experiment, and that over what suits the data.
+
+    Return the settings, the data, and those of the settings that are not what suits the data.
+    """
     if experiment and resume:
         raise InputError("--experiment and --resume: a saved run brings its own settings")
     saved = read(resume) if resume else {}
@@ -271,7 +291,7 @@ def _settle(given: dict[str, Any], experiment: str | None, resume: Path | None) 
     settings = st.layered(data.defaults, base, given)
     if "hidden" in given and settings.model != "mlp":
         raise InputError(f"--hidden: the {settings.model} model has no hidden layers; use --model mlp")
-    return settings, data
+    return settings, data, base | given
 
 
 def _typed_again(saved: dict[str, Any], resume: Path | None) -> dict[str, Any]:
@@ -333,7 +353,7 @@ class _Lossy:
 def _train(runs: list[Run], stop_after: int | None, save: Path | None) -> tuple[list[Result], list[str]]:
     """Train each, with a bar on a terminal; the results, and what became of those that diverged."""
     console = Console(file=cast(TextIO, _Lossy()))
-    columns = (TextColumn("{task.description:10}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description:17}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
     # Drawn between updates by this thread: a drawing thread would take the interpreter from the steps being timed.
     bar = Progress(*columns, console=console, transient=True, auto_refresh=False)
     results, diverged = [], []
@@ -345,6 +365,7 @@ def _train(runs: list[Run], stop_after: int | None, save: Path | None) -> tuple[
                 results.append(run.train(stop_after, save, show))
             except DivergedError as error:
                 diverged.append(str(error))
+            bar.update(task, visible=False)  # dozens of them are higher than a terminal
     return results, diverged
 
 

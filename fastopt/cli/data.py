@@ -34,7 +34,26 @@ LR = {  # by default, by optimizer: for the line, for the digits, and for tables
     "Ftrl": {"line": 0.5, "digits": 0.3, "tables": 0.1},
     "MADGRAD": {"line": 0.03, "digits": 0.01, "tables": 0.003},
     "ScheduleFreeSGD": {"line": 0.2, "digits": 1.0, "tables": 0.3},
+    "LARS": {"line": 0.01, "digits": 2.0, "tables": 0.003},
+    "LAMB": {"line": 0.05, "digits": 0.003, "tables": 0.02},
+    "NovoGrad": {"line": 0.003, "digits": 0.02, "tables": 0.003},
+    "Adafactor": {"line": 1.0, "digits": 0.1, "tables": 0.1},
+    "Prodigy": {"line": 1.0, "digits": 1.0, "tables": 2.0},
     "others": {"line": 0.05, "digits": 0.003, "tables": 0.01},
+}
+HYPER = {  # by default, of data of a kind: steps as long as parameters do not cross 0, nor leave it
+    "line": {"LARS": {"trust": False}, "LAMB": {"trust": False}},
+    "tables": {"LARS": {"trust": False}},
+}
+ALL_ROWS = {"Rprop": 100}  # who needs all rows in each update, and how many epochs that takes
+FAMILIES = {  # what is shown together; whoever is in none is one of the "others"
+    "momentum": ("SGD", "NAG", "QHM", "ASGD", "ScheduleFreeSGD"),
+    "signs": ("SignSGD", "Signum", "Lion", "Rprop"),
+    "squares": ("Adagrad", "Adadelta", "RMSprop", "Ftrl", "MADGRAD", "Adafactor"),
+    "Adam": ("Adam", "AdamW", "Adamax", "NAdam", "RAdam", "QHAdam"),
+    "Adam, changed": ("AdaBelief", "AdaBound", "ADOPT", "Grams", "LaProp", "Yogi"),
+    "Adam, and more": ("AdEMAMix", "Adan", "ScheduleFreeAdamW", "StableAdamW", "Prodigy"),
+    "norms": ("LARS", "LAMB", "NovoGrad", "Muon"),
 }
 ROUNDINGS = 8  # a column whose training rows differ by no more than so many roundings is constant
 
@@ -49,7 +68,7 @@ class Data:
     classes: tuple[str, ...] = ()
     standardize: bool = True
     defaults: Mapping[str, Any] = field(default_factory=dict)  # settings that suit this table
-    lr: Mapping[str, float] = field(default_factory=dict)  # the default lr, by optimizer and for all "others"
+    kind: str = "tables"  # in LR and HYPER
     rounding: Array | float = EPS  # relative, of each feature, and of the target
     target_rounding: float = EPS
     numeric: bool = False  # whether a target with classes could be fitted as well
@@ -112,18 +131,13 @@ def _standardized(name: str, values: Array, sample: Array, rounding: Array | flo
         return centred / np.where(constant, 1, deviation), np.where(constant, 0, deviation)
 
 
-def rates(of: str) -> dict[str, float]:
-    """The learning rates for tables of one kind, by optimizer."""
-    return {name: lr[of] for name, lr in LR.items()}
-
-
 def line(seed: int) -> Data:
     """The classic teaching set: y = m x + b with noise. Its loss is a valley, 28 times steeper across than along."""
     rng = np.random.default_rng([seed, 1])
     x = rng.uniform(0, 4, 1000)
     y = LINE_SLOPE * x + LINE_INTERCEPT + LINE_NOISE * rng.standard_normal(len(x))
     defaults = {"model": "linear", "batch_size": 10, "epochs": 3}
-    return Data("line", x[:, None], y, (), False, defaults, rates("line"))
+    return Data("line", x[:, None], y, (), False, defaults, "line")
 
 
 def diabetes(seed: int) -> Data:
@@ -132,7 +146,7 @@ def diabetes(seed: int) -> Data:
 
     x, y = load_diabetes(return_X_y=True)
     defaults = {"model": "linear", "batch_size": 32, "epochs": 20}
-    return Data("diabetes", x, y, (), True, defaults, rates("tables"))
+    return Data("diabetes", x, y, (), True, defaults)
 
 
 def digits(seed: int) -> Data:
@@ -142,7 +156,7 @@ def digits(seed: int) -> Data:
     x, y = load_digits(return_X_y=True)
     classes = tuple(str(digit) for digit in range(10))
     defaults = {"model": "mlp", "batch_size": 32, "epochs": 20}
-    return Data("digits", x / 16, y, classes, False, defaults, rates("digits"))
+    return Data("digits", x / 16, y, classes, False, defaults, "digits")
 
 
 EMBEDDED: dict[str, Callable[[int], Data]] = {"line": line, "diabetes": diabetes, "digits": digits}

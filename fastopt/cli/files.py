@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .data import EMBEDDED, EPS, Array, Data, rates
+from .data import EMBEDDED, EPS, Array, Data
 from .errors import InputError
 
 MOST_CLASSES = 20  # whole numbers with more distinct values than this are measured quantities, not classes
@@ -233,7 +233,6 @@ def _with_target(name: str, columns: Columns, task: str | None, target: str) -> 
         column,
         classes,
         defaults=suits,
-        lr=rates("tables"),
         rounding=columns.rounding,
         target_rounding=columns.target_rounding,
         numeric=numeric,

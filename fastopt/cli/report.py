@@ -16,25 +16,29 @@ from rich.table import Table
 
 import fastopt
 
-from .data import LINE_INTERCEPT, LINE_SLOPE, Data, Split
+from .data import FAMILIES, LINE_INTERCEPT, LINE_SLOPE, Data, Split
 from .models import Network
 from .settings import Settings, flat
 from .training import Result, Score
 
 ROWS = 21  # of a schedule's table
+MANY = 7  # results are shown by families
 # Columns that are left out one after the other until the rest has room.
 LEAST_FIRST = (("seconds",), ("µs/step",), ("lr",), ("m", "b"), ("held-out loss",), ("accuracy",))
 
 
 def describe(settings: Settings, data: Data, split: Split) -> str:
-    """Data and model in a few words, as for a title."""
+    """Data and model in a few words."""
     widths = (split.x.shape[1], *settings.hidden, max(len(data.classes), 1))
     layers = f" {'-'.join(map(str, widths))}" if settings.model == "mlp" else ""
-    return f"{data.name}, {settings.model}{layers}, batches of {settings.batch_size}"
+    return f"{data.name}, {settings.model}{layers}"
 
 
-def headline(settings: Settings, data: Data, split: Split, model: Network, updates: int) -> list[str]:
-    """Model and training; then the task, and how to ask for the other one."""
+def headline(settings: Settings, data: Data, split: Split, model: Network, results: Sequence[Result]) -> list[str]:
+    """Model and training; then the task, and how to ask for the other one; then who was trained otherwise."""
+    asked = f"batches of {settings.batch_size}, epochs {settings.epochs}"
+    amounts = {r.optimizer: f"batches of {r.batch_size}, epochs {r.epochs}, updates {r.updates}" for r in results}
+    usual = next((amount for amount in amounts.values() if amount.startswith(f"{asked},")), asked)
     task = f"{len(data.classes)} classes" if data.classes else "regression"
     if settings.target is not None:
         task = f"target {settings.target}, {'classification, ' if data.classes else ''}{task}"
@@ -43,9 +47,27 @@ def headline(settings: Settings, data: Data, split: Split, model: Network, updat
         elif data.numeric:
             task += " (for numbers: --task regression)"
     return [
-        f"{describe(settings, data, split)}, epochs {settings.epochs}, updates {updates}, {settings.dtype}",
+        f"{describe(settings, data, split)}, {usual}, {settings.dtype}",
         f"{task}; the loss is {model.loss.name}; {len(split.y)} rows to train on, {len(split.y_test)} held out",
+        *[f"{name}: {amount}" for name, amount in amounts.items() if amount != usual],
     ]
+
+
+def families(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Many results by family, the best of it first; a few as they are."""
+    if len(results) < MANY:
+        return {"": list(results)}
+    of = {name: family for family, names in FAMILIES.items() for name in names}
+    found: dict[str, list[Result]] = {family: [] for family in [*FAMILIES, "others"]}
+    for result in results:
+        found[of.get(result.optimizer, "others")].append(result)
+    return {family: sorted(members, key=last_loss) for family, members in found.items() if members}
+
+
+def last_loss(result: Result) -> float:
+    """The held-out loss, or that of the training rows where none are held out."""
+    score = result.fastopt
+    return score.train_loss if score.test_loss is None else score.test_loss
 
 
 def text(lines: Sequence[str], results: Sequence[Result], stream: TextIO) -> str:
@@ -73,7 +95,7 @@ def text(lines: Sequence[str], results: Sequence[Result], stream: TextIO) -> str
             [textwrap.fill(line, width, break_on_hyphens=False) for line in part] for part in (above, below)
         )
     rows = [line.rstrip() for line in shown.get().splitlines()]
-    whole = "\n".join([*above, "", *rows, "", *below, ""])
+    whole = "\n".join([*above, "", *rows, *_summary(results), "", *below, ""])
     try:
         "µ".encode(stream.encoding or "utf-8")
     except UnicodeEncodeError:
@@ -87,9 +109,9 @@ def _width(console: Console, table: Table) -> int:
 
 def _columns(results: Sequence[Result]) -> dict[str, Callable[[Result, Score], str]]:
     """What stands in each column, by its heading."""
-    score = results[0].fastopt
+    score, indent = results[0].fastopt, "  " * (len(results) >= MANY)
     columns: dict[str, Callable[[Result, Score], str]] = {
-        "optimizer": lambda result, score: result.optimizer if score is result.fastopt else "  in NumPy",
+        "optimizer": lambda result, score: indent + (result.optimizer if score is result.fastopt else "  in NumPy"),
         "lr": lambda result, score: f"{result.lr:g}" if score is result.fastopt else "",
         "train loss": lambda _, score: _number(score.train_loss),
         "held-out loss": lambda _, score: _number(score.test_loss),
@@ -101,20 +123,38 @@ def _columns(results: Sequence[Result]) -> dict[str, Callable[[Result, Score], s
     columns["seconds"] = lambda _, score: f"{score.seconds:.3f}"
     columns["µs/step"] = lambda _, score: f"{score.step_us:.2f}"
     if results[0].numpy is not None:
-        columns["step against NumPy"] = lambda result, score: verdict(result) if score is result.fastopt else ""
+        columns["step against NumPy"] = lambda result, score: (
+            verdict(result, bool(indent)) if score is result.fastopt else ""
+        )
     return columns
 
 
 def _table(results: Sequence[Result], columns: dict[str, Callable[[Result, Score], str]]) -> Table:
-    """Two rows an optimizer: updated by fastopt, and by plain NumPy."""
+    """Two rows an optimizer: updated by fastopt, and by plain NumPy. Of many, by families, one, unless they differ."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in columns:
         heading = "\n".join(name.rsplit(" ", 1))
         made.add_column(heading, justify="left" if name in ("optimizer", "lr") else "right", no_wrap=True)
-    for result in results:
-        for score in filter(None, (result.fastopt, result.numpy)):
-            made.add_row(*(cell(result, score) for cell in columns.values()))
+    for family, members in families(results).items():
+        if family:
+            made.add_row(f"{family}:")
+        for result in members:
+            twin = None if family and result.identical else result.numpy
+            for score in filter(None, (result.fastopt, twin)):
+                made.add_row(*(cell(result, score) for cell in columns.values()))
     return made
+
+
+def _summary(results: Sequence[Result]) -> list[str]:
+    """Of many: who is best of each family, and of all, and how many ended with the same bits."""
+    several = families(results)
+    if "" in several:
+        return []
+    rows = {family: members[0] for family, members in several.items()} | {"all": min(results, key=last_loss)}
+    room = max(map(len, rows))
+    lines = [f"best of {family:{room}}  {one.optimizer:17}  {_number(last_loss(one))}" for family, one in rows.items()]
+    same = [result.identical for result in results if result.numpy]
+    return ["", *lines, *[f"{sum(map(bool, same))} of {len(same)} ended with the same bits as in NumPy"] * bool(same)]
 
 
 def _number(value: float | None) -> str:
@@ -131,10 +171,11 @@ def speed_up(result: Result) -> float | None:
     return None if result.numpy is None else result.numpy.step_us / result.fastopt.step_us
 
 
-def verdict(result: Result) -> str:
-    """Say how many times as fast a step is, and whether all ended with the same bits."""
+def verdict(result: Result, brief: bool = False) -> str:
+    """Say how many times as fast a step is, and whether all ended with the same bits; in brief, where not."""
     ratio = speed_up(result)
-    return "" if ratio is None else f"{ratio:.1f}x, {'same bits' if result.identical else 'OTHER BITS'}"
+    bits = "" if brief and result.identical else ", same bits" if result.identical else ", OTHER BITS"
+    return "" if ratio is None else f"{ratio:.1f}x{bits}"
 
 
 def as_json(

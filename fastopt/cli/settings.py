@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from fastopt import schedules
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules.saved import KINDS
 
+from .data import ALL_ROWS, HYPER, Data
 from .errors import InputError
 
 MODELS = ("linear", "logistic", "mlp")
@@ -69,6 +70,15 @@ def layered(*layers: Mapping[str, Any]) -> Settings:
     return Settings(**known, hyper=values)
 
 
+def own(settings: Settings, name: str, given: Iterable[str], data: Data, rows: int) -> Settings:
+    """The settings of one optimizer: what it needs, where nothing else was given."""
+    needs: dict[str, Any] = {}
+    if name in ALL_ROWS:
+        needs = {"batch_size": rows, "epochs": ALL_ROWS[name] + settings.warmup}
+    hyper = {**HYPER.get(data.kind, {}).get(name, {}), **settings.hyper}
+    return replace(settings, hyper=hyper, **{key: value for key, value in needs.items() if key not in given})
+
+
 def flat(settings: Settings) -> dict[str, Any]:
     """The inverse of `layered`, ready for JSON."""
     return {key: getattr(settings, key) for key in FIELDS} | dict(settings.hyper)
@@ -92,16 +102,17 @@ def option(name: str) -> str:
 
 
 def hyper_parameters(name: str) -> dict[str, Any]:
-    """The hyper-parameters of an optimizer besides lr, with their defaults."""
+    """The hyper-parameters of an optimizer besides lr, with their defaults; without what cannot be typed as numbers."""
     declared = OPTIMIZERS[name].hyper_parameters
-    return {key: one.default for key, one in declared.items() if one.init and key != "lr"}
+    found = {key: one.default for key, one in declared.items() if one.init and key != "lr"}
+    return {key: value for key, value in found.items() if not (isinstance(value, tuple) and None in value)}
 
 
 def optimizer_names(given: Iterable[str]) -> list[str]:
-    """Names as in OPTIMIZERS, whatever their case; `all` is every one."""
+    """Names as in OPTIMIZERS, whatever their case, with commas between them or one by one; `all` is every one."""
     names: list[str] = []
     known = {name.lower(): name for name in OPTIMIZERS}
-    for text in given:
+    for text in (part.strip() for several in given for part in several.split(",")):
         if text.lower() == "all":
             names += OPTIMIZERS
         elif text.lower() in known:
@@ -146,6 +157,7 @@ ELSEWHERE = {
     "join": "it is made of schedules, which needs a program",
     "product": "it is made of schedules, which needs a program",
     "reduceonplateau": "it is told a metric, which needs a program",
+    "onecyclemomentum": "it is for a momentum, which needs a program",
 }
 
 

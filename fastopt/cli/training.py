@@ -22,7 +22,7 @@ from fastopt import checkpoint
 from fastopt.optimizer import Optimizer
 from fastopt.optimizers import OPTIMIZERS
 
-from .data import LINE_START, Data, Split
+from .data import LINE_START, LR, Data, Split
 from .errors import DivergedError, InputError
 from .models import BINARY, MSE, SOFTMAX, Array, Network
 from .outputs import STDOUT
@@ -53,6 +53,8 @@ class Result:
     optimizer: str
     lr: float
     hyper: dict[str, Any]
+    batch_size: int
+    epochs: int
     updates: int
     fastopt: Score
     numpy: Score | None
@@ -105,7 +107,7 @@ class Run:
         self.name, self.settings, self.data, self.split = name, settings, data, split
         self.per_epoch = -(-len(split.y) // settings.batch_size)
         self.total = settings.epochs * self.per_epoch
-        self.lr = data.lr.get(name, data.lr["others"]) if settings.lr is None else settings.lr
+        self.lr = LR.get(name, LR["others"])[data.kind] if settings.lr is None else settings.lr
         self.hyper = hyper_parameters(name)
         self.hyper |= {
             key: value for key, value in settings.hyper.items() if key in self.hyper and fits(value, self.hyper[key])
@@ -180,6 +182,8 @@ class Run:
                 optimizer=self.name,
                 lr=self.lr,
                 hyper=self.hyper,
+                batch_size=self.settings.batch_size,
+                epochs=self.settings.epochs,
                 updates=stop,
                 fastopt=fused.score(split, in_plane=self.in_plane),
                 numpy=twins[0].score(split, in_plane=self.in_plane) if twins else None,

@@ -1,17 +1,19 @@
 """Leaves laid end to end, an operation over them, and one stretch of it."""
 
 from .arrays cimport RawArray
-from .kernels cimport FO_MAX_STATE, FO_REALS, fo_coef, fo_kernel, fo_variant
+from .kernels cimport FO_MAX_STATE, FO_REALS, fo_coef, fo_finisher, fo_kernel, fo_summer, fo_variant
 
 cdef enum:
     CHUNK_ELEMENTS = 4096
+    MAX_SLOTS = 8            # of a leaf: those of rules, several with `Split`, and last the average of every optimizer
+    WHOLE = 16               # chunks: a leaf that has no more is summed and updated at once, while it is in caches
 
 cdef struct Leaf:
     # What a sweep must know of a parameter. All threads read it, so a step writes only what has changed: each line
     # written must be fetched by one core from the other.
     char *p
     const char *g
-    char *s[FO_MAX_STATE]    # in the order of the plan's slots
+    char *s[MAX_SLOTS]       # in the order of the plan's slots
     const RawArray *order    # the gradient's array, where its elements lie in another order than p's; else NULL
     Py_ssize_t n
     Py_ssize_t first         # chunks of active leaves before this one
@@ -22,6 +24,7 @@ cdef struct Leaf:
     int coef
     int arrays               # that its update reads or writes: 2 and its state
     bint active              # takes part in the sweep
+    bint updated             # has had an update
     bint reversed            # Fortran order: memory order is that of the reversed axes
 
 cdef struct Layout:
@@ -38,14 +41,21 @@ cdef struct Binding:
     fo_kernel *kernel[2 * FO_REALS]  # by type; then those without decay, of leaves that are left out of it
     int n_state
     int slot[FO_MAX_STATE]   # which of the plan's slots each state array of the rule is
+    # Of a rule with a first pass over each leaf:
+    fo_summer *sums[2 * FO_REALS]
+    int n_sums
+    fo_finisher *finish      # NULL where the class makes scalars of the sums
+    # The update of the parameters' average, by type, NULL without one; it is in the last slot.
+    fo_kernel *average[FO_REALS]
 
 cdef enum Operation:
     UPDATE
     UPDATE_AND_ZERO          # and then set the gradients to zero
-    SUM_SQUARES
-    FIND_NONFINITE
     ZERO_GRADIENTS
-    ZERO_STATE               # p stands for the state then
+    SUM_SQUARES
+    SUM_UP                   # first passes of rules, over leaves that are not done whole in their update
+    FIND_NONFINITE
+    START_STATE              # p stands for the state then, and g for what it is to be a copy of, NULL for zeros
     OPERATIONS
 
 cdef struct Queue:
@@ -62,9 +72,15 @@ cdef struct Sweep:
     const fo_coef *coefs
     double scale
     double clip_value        # what gradients are clamped to; 0 if they are not
+    const double *factors    # [leaves] of gradients, besides that of their coefficients; NULL if there are none
+    const fo_coef *average   # [2]: of leaves that have had an update, and of others
+    bint plain               # an update that is the kernels' alone: without first passes, factors and averages
+    bint sums                # whether rules have first passes:
+    bint for_class           # SUM_UP goes over leaves whose sums their class asks for, or over the large ones of others
+    const double *totals     # [leaves][FO_MAX_SUMS] of what SUM_UP went over before
     const fo_variant *variant
     # Filled in by the sweeper:
-    double *partial          # [chunks], sums or flags
+    double *partial          # [chunks] sums or flags; [chunks][FO_MAX_SUMS] of SUM_UP
     Queue *queues            # [workers], NULL where nobody is to help another
     int workers
     bint backward            # whether each worker begins at its last chunk

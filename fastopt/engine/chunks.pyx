@@ -1,15 +1,15 @@
 """What does an operation do to a chunk? Leaves laid end to end, and one operation over a stretch of their chunks.
 
-A sum over gradients is kept for each chunk and added up in the order of chunks, so that it does not depend on who
-computed which. Inside a chunk it is taken a TILE at a time, the unit in which gradients that lie in memory in another
-order than their parameter are brought into order.
+A sum is kept for each chunk and added up in the order of chunks, so that it does not depend on who computed which.
+Inside a chunk it is taken a TILE at a time, the unit in which gradients that lie in memory in another order than their
+parameter are brought into order.
 """
 
 from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy, memset
 
 from .arrays cimport ALIGN_FROM, LINE, raw_data, raw_ndim, raw_shape, raw_strides
-from .kernels cimport enter_mode, fo_coef, fo_span, leave_mode
+from .kernels cimport FO_MAX_SUMS, enter_mode, fo_coef, fo_kernel, fo_span, leave_mode
 
 cdef enum:
     TILE = 1024
@@ -93,6 +93,12 @@ cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t c
                    const void *g, const fo_coef *c) noexcept nogil:
     """One kernel call: elements start to start + count of a leaf, with their gradients at g."""
     cdef fo_span x
+    lay_span(&x, w, f, start, count, reach, g)
+    w.bindings[f.group].kernel[f.kernel](&x, c)
+
+
+cdef inline void lay_span(fo_span *x, const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t count,
+                          Py_ssize_t reach, const void *g) noexcept nogil:
     cdef const Binding *b = &w.bindings[f.group]
     cdef int k
     x.n = count
@@ -102,41 +108,46 @@ cdef void run_span(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t c
     x.g = g
     for k in range(b.n_state):
         x.s[k] = f.s[b.slot[k]] + start * f.itemsize
-    b.kernel[f.kernel](&x, c)
 
 
-cdef void run_clamped(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t count,
-                      const void *g) noexcept nogil:
-    """The same for at most a tile, with gradients that are scaled and clamped before: the kernel scales them by 1."""
-    cdef double tile[TILE]
-    cdef fo_coef c = w.coefs[f.coef]
+cdef void clamp(const Sweep *w, const Leaf *f, Py_ssize_t count, const void *g, double scale,
+                void *to) noexcept nogil:
+    """Gradients that are scaled and clamped before a kernel, which scales them by 1."""
     cdef Py_ssize_t i
-    cdef float scale32 = <float>c.scale, limit32 = <float>w.clip_value, x32
+    cdef float scale32 = <float>scale, limit32 = <float>w.clip_value, x32
     cdef double x
     if f.itemsize == 4:
         for i in range(count):
             x32 = scale32 * (<const float *>g)[i]
-            (<float *>tile)[i] = -limit32 if x32 < -limit32 else limit32 if x32 > limit32 else x32
+            (<float *>to)[i] = -limit32 if x32 < -limit32 else limit32 if x32 > limit32 else x32
     else:
         for i in range(count):
-            x = c.scale * (<const double *>g)[i]
-            tile[i] = -w.clip_value if x < -w.clip_value else w.clip_value if x > w.clip_value else x
-    c.scale = 1.0
-    run_span(w, f, start, count, 0, tile, &c)
+            x = scale * (<const double *>g)[i]
+            (<double *>to)[i] = -w.clip_value if x < -w.clip_value else w.clip_value if x > w.clip_value else x
 
 
-cdef void update_part(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+cdef void run_clamped(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t count, const void *g,
+                      const fo_coef *c) noexcept nogil:
+    """A kernel call for at most a tile, with clamped gradients."""
+    cdef double tile[TILE]
+    cdef fo_coef unscaled = c[0]
+    clamp(w, f, count, g, c.scale, tile)
+    unscaled.scale = 1.0
+    run_span(w, f, start, count, 0, tile, &unscaled)
+
+
+cdef void update_part(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t end,
+                      const fo_coef *c) noexcept nogil:
     """Update a part of a leaf whose gradient lies in its order.
 
     What lies before a cache line of its parameter is a call of its own, unless there is little to gain: a register's
     worth of elements that lies in two cache lines takes twice as long.
     """
     cdef Py_ssize_t before, reach = 0
-    cdef const fo_coef *c = &w.coefs[f.coef]
     if w.clip_value > 0:
         while start < end:
             before = min(<Py_ssize_t>TILE, end - start)
-            run_clamped(w, f, start, before, f.g + start * f.itemsize)
+            run_clamped(w, f, start, before, f.g + start * f.itemsize, c)
             start += before
         return
     if end - start >= ALIGN_FROM:
@@ -148,7 +159,111 @@ cdef void update_part(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_
     run_span(w, f, start, end - start, reach, f.g + start * f.itemsize, c)
 
 
-cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept nogil:
+cdef inline void average(const Sweep *w, const Leaf *f, Py_ssize_t start, Py_ssize_t end) noexcept nogil:
+    """Move the parameters' average on, where there is one: while they are in the cache."""
+    cdef fo_kernel *kernel
+    cdef fo_span x
+    if w.what > UPDATE_AND_ZERO:
+        return
+    kernel = w.bindings[f.group].average[f.real]
+    if kernel != NULL:
+        x.n, x.reach, x.backward = end - start, 0, False
+        x.p = f.p + start * f.itemsize
+        x.g = x.p  # which is not used
+        x.s[0] = f.s[MAX_SLOTS - 1] + start * f.itemsize
+        kernel(&x, &w.average[not f.updated])
+
+
+cdef void sum_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, double *sums) noexcept nogil:
+    """The sums of a rule's first pass over one chunk."""
+    cdef Py_ssize_t start = chunk * CHUNK_ELEMENTS, count
+    cdef Py_ssize_t end = min(f.n, start + CHUNK_ELEMENTS)
+    cdef double tile[TILE]
+    cdef double clamped[TILE]
+    cdef double of_tile[FO_MAX_SUMS]
+    cdef const void *g
+    cdef const Binding *b = &w.bindings[f.group]
+    cdef fo_coef c
+    cdef fo_span x
+    cdef int k
+    own_coef(w, f, &c)
+    cdef double scale = c.scale
+    for k in range(b.n_sums):
+        sums[k] = 0
+    while start < end:
+        count = min(<Py_ssize_t>TILE, end - start)
+        if f.order == NULL:
+            g = f.g + start * f.itemsize
+        else:
+            g = tile
+            in_order(<char *>tile, f, start, count)
+        if w.clip_value > 0:
+            clamp(w, f, count, g, scale, clamped)
+            g, c.scale = clamped, 1.0
+        lay_span(&x, w, f, start, count, f.n - start if w.fetch and f.order == NULL and w.clip_value == 0 else 0, g)
+        b.sums[f.kernel](&x, &c, of_tile)
+        for k in range(b.n_sums):
+            sums[k] += of_tile[k]
+        start += count
+
+
+cdef bint done_whole(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept nogil:
+    """Do what must be done of a leaf as a whole; False if its chunks, one of which is given, are to be gone over."""
+    cdef const Binding *b = &w.bindings[f.group]
+    if w.what == SUM_UP:
+        return b.n_sums == 0 or (b.finish == NULL) != w.for_class or b.finish != NULL and chunks_of(f) <= WHOLE
+    if b.finish == NULL or chunks_of(f) > WHOLE:
+        return False
+    if chunk == f.first:  # by whoever has its first chunk
+        run_whole(w, f)
+    return True
+
+
+cdef inline void own_coef(const Sweep *w, const Leaf *f, fo_coef *own) noexcept nogil:
+    """A leaf's coefficients with its own factor of gradients."""
+    own[0] = w.coefs[f.coef]
+    if w.factors != NULL:
+        own.scale *= w.factors[f - w.all.leaves]
+
+
+cdef inline const fo_coef *coef_of(const Sweep *w, const Leaf *f, fo_coef *own) noexcept nogil:
+    """A leaf's coefficients; where they are its own, made in `own`."""
+    cdef const Binding *b
+    if w.what > UPDATE_AND_ZERO:
+        return NULL
+    b = &w.bindings[f.group]
+    if b.finish == NULL and w.factors == NULL:
+        return &w.coefs[f.coef]
+    own_coef(w, f, own)
+    if b.finish != NULL:
+        b.finish(w.totals + (f - w.all.leaves) * FO_MAX_SUMS, f.n, own.c)
+    return own
+
+
+cdef void run_whole(const Sweep *w, const Leaf *f) noexcept nogil:
+    """Sum and update a leaf."""
+    cdef const Binding *b = &w.bindings[f.group]
+    cdef double sums[FO_MAX_SUMS]
+    cdef double of_chunk[FO_MAX_SUMS]
+    cdef fo_coef c
+    cdef Py_ssize_t chunk
+    cdef int k
+    own_coef(w, f, &c)
+    for k in range(b.n_sums):
+        sums[k] = 0
+    for chunk in range(chunks_of(f)):
+        sum_chunk(w, f, chunk, of_chunk)
+        for k in range(b.n_sums):
+            sums[k] += of_chunk[k]
+    b.finish(sums, f.n, c.c)
+    if w.what == UPDATE and f.order == NULL and b.average[f.real] == NULL:
+        update_part(w, f, 0, f.n, &c)
+    else:
+        for chunk in range(chunks_of(f)):
+            run_chunk(w, f, chunk, &c)
+
+
+cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, const fo_coef *c) noexcept nogil:
     """The sweep's operation on one chunk of a leaf."""
     cdef Py_ssize_t start = chunk * CHUNK_ELEMENTS
     cdef Py_ssize_t end = min(f.n, start + CHUNK_ELEMENTS)
@@ -156,16 +271,24 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept no
     cdef const char *g
     cdef Py_ssize_t count
     cdef double sum = 0
-    if w.what == ZERO_STATE:
-        memset(f.p + start * f.itemsize, 0, (end - start) * f.itemsize)
+    if w.what == START_STATE:
+        if f.g == NULL:
+            memset(f.p + start * f.itemsize, 0, (end - start) * f.itemsize)
+        else:
+            memcpy(f.p + start * f.itemsize, f.g + start * f.itemsize, (end - start) * f.itemsize)
         return
-    if (w.what == UPDATE_AND_ZERO or w.what == ZERO_GRADIENTS) and f.order == NULL:
-        if w.what == UPDATE_AND_ZERO:
-            update_part(w, f, start, end)
-        memset(<void *>(f.g + start * f.itemsize), 0, (end - start) * f.itemsize)
+    if w.what <= ZERO_GRADIENTS and f.order == NULL:
+        if w.what != ZERO_GRADIENTS:
+            update_part(w, f, start, end, c)
+            average(w, f, start, end)
+        if w.what != UPDATE:
+            memset(<void *>(f.g + start * f.itemsize), 0, (end - start) * f.itemsize)
         return
     if w.what == ZERO_GRADIENTS:
         return  # see `zero_ordered`
+    if w.what == SUM_UP:
+        sum_chunk(w, f, chunk, w.partial + (f.first + chunk) * FO_MAX_SUMS)
+        return
     while start < end:
         count = min(<Py_ssize_t>TILE, end - start)
         if f.order == NULL:
@@ -180,10 +303,11 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept no
         elif w.what == FIND_NONFINITE:
             sum += w.variant.tables[f.real].nonfinite(g, count)
         elif w.clip_value > 0:
-            run_clamped(w, f, start, count, g)
+            run_clamped(w, f, start, count, g, c)
         else:
-            run_span(w, f, start, count, 0, g, &w.coefs[f.coef])
+            run_span(w, f, start, count, 0, g, c)
         start += count
+    average(w, f, chunk * CHUNK_ELEMENTS, end)
     if w.partial != NULL:
         w.partial[f.first + chunk] = sum
 
@@ -204,16 +328,23 @@ cdef void run_chunks(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept 
     """Chunks begin to end of the sequence; neighbours in one call of the kernel, where it is all there is to do."""
     cdef Py_ssize_t upto, leaf = leaf_of(w, begin)
     cdef const Leaf *f
+    cdef fo_coef own
     while begin < end:
         while w.all.leaves[leaf + 1].first <= begin:
             leaf += 1
         f = &w.all.leaves[leaf]
-        if w.what == UPDATE and f.order == NULL:
-            upto = min(end, w.all.leaves[leaf + 1].first)
-            update_part(w, f, (begin - f.first) * CHUNK_ELEMENTS, min(f.n, (upto - f.first) * CHUNK_ELEMENTS))
+        upto = min(end, w.all.leaves[leaf + 1].first)
+        if w.plain and f.order == NULL:
+            update_part(w, f, (begin - f.first) * CHUNK_ELEMENTS, min(f.n, (upto - f.first) * CHUNK_ELEMENTS),
+                        &w.coefs[f.coef])
+        elif w.sums and done_whole(w, f, begin):
+            pass
+        elif w.what == UPDATE and f.order == NULL and w.bindings[f.group].average[f.real] == NULL:
+            update_part(w, f, (begin - f.first) * CHUNK_ELEMENTS, min(f.n, (upto - f.first) * CHUNK_ELEMENTS),
+                        coef_of(w, f, &own))
         else:
             upto = begin + 1
-            run_chunk(w, f, begin - f.first)
+            run_chunk(w, f, begin - f.first, coef_of(w, f, &own))
         begin = upto
 
 
@@ -221,16 +352,23 @@ cdef void run_chunks_backward(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) 
     """The same, the last first. (One loop for both directions: 3 % more instructions a small tensor.)"""
     cdef Py_ssize_t first, leaf = leaf_of(w, end - 1)
     cdef const Leaf *f
+    cdef fo_coef own
     while end > begin:
         while w.all.leaves[leaf].first >= end:
             leaf -= 1
         f = &w.all.leaves[leaf]
-        if w.what == UPDATE and f.order == NULL:
-            first = max(begin, f.first)
-            update_part(w, f, (first - f.first) * CHUNK_ELEMENTS, min(f.n, (end - f.first) * CHUNK_ELEMENTS))
+        first = max(begin, f.first)
+        if w.plain and f.order == NULL:
+            update_part(w, f, (first - f.first) * CHUNK_ELEMENTS, min(f.n, (end - f.first) * CHUNK_ELEMENTS),
+                        &w.coefs[f.coef])
+        elif w.sums and done_whole(w, f, first):
+            pass
+        elif w.what == UPDATE and f.order == NULL and w.bindings[f.group].average[f.real] == NULL:
+            update_part(w, f, (first - f.first) * CHUNK_ELEMENTS, min(f.n, (end - f.first) * CHUNK_ELEMENTS),
+                        coef_of(w, f, &own))
         else:
             first = end - 1
-            run_chunk(w, f, first - f.first)
+            run_chunk(w, f, first - f.first, coef_of(w, f, &own))
         end = first
 
 

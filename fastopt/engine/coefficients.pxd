@@ -19,13 +19,18 @@ cdef class Terms:
     cdef bint moves            # whether there are any
     cdef object check
     cdef readonly str rule, kind
+    cdef readonly bint in_numpy  # whether the class does the rule's arithmetic
     cdef object scalars
     cdef dict more             # what these take by name in any step
     cdef tuple names           # of the rule's scalars, in order
     cdef Py_ssize_t columns    # so many
+    cdef set given             # those of them that the class gives: a first pass makes the others
+    cdef readonly tuple sums   # names of what that adds up
     cdef readonly bint wants_fresh      # whether they depend on the state being new,
     cdef bint wants_lr                  # on the learning rate otherwise than as a factor,
-    cdef bint wants_numbers             # or on numbers that the class keeps
+    cdef bint wants_numbers             # on numbers that the class keeps,
+    cdef bint wants_sums                # on the sums of a first pass over each leaf,
+    cdef bint wants_totals              # or on those over all leaves
     cdef double asked_rate              # the learning rate that those in the table are for
     cdef bint one                       # ask for one step only, next time
     cdef bint times_lr[FO_MAX_SCALARS]  # which of them are to be multiplied by the learning rate
@@ -50,7 +55,7 @@ cdef class Terms:
     cdef int at_rate(self, double lr) except -1
     cdef int forget(self) except -1
     cdef int ask(self, object steps, bint fresh, double *to) except -1
-    cdef dict ask_each(self, object steps, object fresh, double lr, dict numbers)
+    cdef dict ask_each(self, object steps, object fresh, double lr, dict numbers, object sums)
     cdef int put(self, dict rates, dict others, Py_ssize_t n, double *to) except -1
     cdef void inherit(self, Terms old)
     cdef const double *row(self, int64_t t, bint fresh) except NULL

@@ -21,4 +21,5 @@ class Terms:
         check: Callable[[dict[str, Any]], None] | None,
         ahead: bool,
         plain: bool,
+        in_numpy: bool,
     ) -> None: ...

@@ -90,7 +90,7 @@ cdef class Terms:
     scalars : callable
         The class's ``scalars(values, t)``.
     wants : set of str
-        What it takes besides: "rule", "fresh", "lr", "numbers".
+        What it takes besides: "rule", "fresh", "lr", "numbers", "sums", "totals".
     moving : dict of str to callable
         Hyper-parameters besides the learning rate that are schedules, and functions of the number of steps that give
         their values, checked.
@@ -100,19 +100,23 @@ cdef class Terms:
         Whether the learning rate is a schedule that can be called with an array of steps.
     plain : bool
         Whether any finite number of at least 0 is a learning rate.
+    in_numpy : bool
+        Whether the class does the rule's arithmetic itself.
     """
 
     def __init__(self, dict live, list source, dict values, str rule, str kind, object scalars, object wants,
-                 dict moving, object check, bint ahead, bint plain):
+                 dict moving, object check, bint ahead, bint plain, bint in_numpy):
         fo_watch(live)
         self.live, self.source, self.flush = live, source, flush
         self.values, self.rule, self.kind, self.scalars = values, rule, kind, scalars
         self.wants_fresh, self.wants_lr, self.wants_numbers = "fresh" in wants, "lr" in wants, "numbers" in wants
+        self.wants_sums, self.wants_totals, self.in_numpy = "sums" in wants, "totals" in wants, in_numpy
         self.more = {"rule": rule} if "rule" in wants else {}
         self.now, self.moving, self.check, self.asked_rate = values, moving, check, -1.0
         self.moves = bool(moving)
-        self.names = rules()[rule][1]
+        _, self.names, self.sums, made = rules()[rule]
         self.columns = len(self.names)
+        self.given = set(self.names) - set(made)
         self.places = {}
         self.schedule = values["lr"] if callable(values["lr"]) else None
         self.lr = 0.0 if self.schedule is not None else values["lr"]
@@ -164,9 +168,11 @@ cdef class Terms:
             rates, others = self.scalars(self.now, steps, **more)
         return self.put(rates, others, len(steps), to)
 
-    cdef dict ask_each(self, object steps, object fresh, double lr, dict numbers):
+    cdef dict ask_each(self, object steps, object fresh, double lr, dict numbers, object sums):
         """Put the scalars of leaves that are in these steps, with these numbers, into `rows`; what these become."""
         cdef dict more = dict(self.more, numbers=numbers)
+        if self.wants_sums or self.wants_totals:
+            more["sums" if self.wants_sums else "totals"] = sums
         if self.wants_fresh:
             more["fresh"] = fresh
         if self.wants_lr:
@@ -185,10 +191,15 @@ cdef class Terms:
         cdef const double *value
         cdef bint one_each
         cdef cnp.ndarray values
-        if rates.keys() | others.keys() != set(self.names):
+        if rates.keys() | others.keys() != self.given:
             raise KeyError(f"scalars() gave {sorted([*rates, *others])}: the rule {self.rule!r} "
-                           f"wants {sorted(self.names)}")
+                           f"wants {sorted(self.given)}")
         for k in range(columns):
+            if self.names[k] not in self.given:
+                self.times_lr[k] = False
+                for i in range(n):
+                    to[i * columns + k] = 0.0
+                continue
             self.times_lr[k] = self.names[k] in rates
             given = rates[self.names[k]] if self.times_lr[k] else others[self.names[k]]
             one_each = isinstance(given, np.ndarray)

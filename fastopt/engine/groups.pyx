@@ -1,7 +1,8 @@
 """Which rule and which coefficients has each leaf in this step?
 
 Groups that changed are checked, bound to the kernels of their rule, and given the state it needs; then each group comes
-to coefficients: one set for all its leaves, one for each number of updates among them, or one for each leaf.
+to coefficients: one set for all its leaves, one for each number of updates among them, or one for each leaf. What a
+first pass over a leaf adds up comes to scalars of its own, in kernels' turn or here, where the class asks for it.
 """
 
 cimport cython
@@ -11,12 +12,14 @@ from libc.string cimport memcpy, memset
 cimport numpy as cnp
 
 from .coefficients cimport place_of
-from .kernels cimport FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
+from .chunks cimport MAX_SLOTS, WHOLE, Leaf, chunks_of
+from .kernels cimport FO_MAX_SUMS, FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
 from .leaves cimport Watch
 
 import numpy as np
 
 from .kernels import DECAY_KINDS
+from .state import AVERAGE
 
 cnp.import_array()
 
@@ -28,11 +31,20 @@ cdef class Change:
     def __dealloc__(self):
         PyMem_Free(self.bindings)
 
+    cdef bint in_numpy(self) noexcept:
+        """Whether a class does its rule's arithmetic itself."""
+        for terms in self.terms:
+            if (<Terms>terms).in_numpy:
+                return True
+        return False
+
     cdef void withdraw(self, Groups plan) noexcept:
         """The step is refused: state that will not be there is not new."""
         if self.stock is not None:
             for leaf in self.stock.renewed:
                 plan.watches[<Py_ssize_t>leaf].fresh = False
+            if self.stock.lent:
+                plan.take_back(self.stock)
 
 
 cdef class Groups(State):
@@ -40,7 +52,7 @@ cdef class Groups(State):
 
     Parameters
     ----------
-    tree, slots, numbers, group_numbers
+    tree, slots, numbers, group_numbers, classes
         As for `State`.
     """
 
@@ -49,25 +61,35 @@ cdef class Groups(State):
         self.terms = [None] * self.n_groups
         self.bindings = <Binding *>PyMem_Calloc(self.n_groups, sizeof(Binding))
         self.rates = <double *>PyMem_Calloc(self.n_groups, sizeof(double))
-        if not (self.bindings and self.rates):
+        self.totals = <double *>PyMem_Calloc(self.n_leaves, FO_MAX_SUMS * sizeof(double))
+        if not (self.bindings and self.rates and self.totals):
             raise MemoryError
 
     def __dealloc__(self):
         PyMem_Free(self.bindings)
         PyMem_Free(self.rates)
+        PyMem_Free(self.totals)
         PyMem_Free(self.coefs)
 
-    cdef int resolve(self, Binding *b, str name, int kind) except -1:
-        """Find a rule's kernels and the slots of its state."""
+    cdef const fo_rule *rule(self, int real, str name) except NULL:
+        """Find a rule."""
+        cdef const fo_rule *rule = self.variant.tables[real].rules
+        while rule.name != NULL and rule.name.decode() != name:
+            rule += 1
+        if rule.name == NULL:
+            raise KeyError(f"there is no rule {name!r}")
+        return rule
+
+    cdef int resolve(self, Binding *b, str name, int kind, bint averaged) except -1:
+        """Find a rule's kernels and the slots of its state, and the kernels of an average of the parameters."""
         cdef const fo_rule *rule
         cdef int real
         for real in range(FO_REALS):
-            rule = self.variant.tables[real].rules
-            while rule.name != NULL and rule.name.decode() != name:
-                rule += 1
-            if rule.name == NULL:
-                raise KeyError(f"there is no rule {name!r}")
+            b.average[real] = self.rule(real, AVERAGE).step[FO_NO_DECAY] if averaged else NULL
+            rule = self.rule(real, name)
             b.kernel[real], b.kernel[FO_REALS + real] = rule.step[kind], rule.step[FO_NO_DECAY]
+            b.sums[real], b.sums[FO_REALS + real] = rule.sum[kind], rule.sum[FO_NO_DECAY]
+            b.n_sums, b.finish = len(names_of(rule.sums)), rule.finish
             state = names_of(rule.state)
             b.n_state = len(state)
             for i, letter in enumerate(state):
@@ -88,6 +110,8 @@ cdef class Groups(State):
                 if found is None:
                     found = []
                 found.append((group, owner._check_group(group)))
+        if found is not None and self.n_groups > 1:
+            owner._check_groups(self.terms_after(found))
         return found
 
     cdef list terms_after(self, list changes):
@@ -107,14 +131,16 @@ cdef class Groups(State):
         memcpy(change.bindings, self.bindings, self.n_groups * sizeof(Binding))
         wanted = []
         for group, terms in changes:
-            wanted.append((self.first_leaf[<int>group], self.first_leaf[<int>group + 1], owner._slots_of(terms.rule)))
-            self.resolve(&change.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind])
+            slots = owner._wanted_slots(terms.rule)
+            wanted.append((self.first_leaf[<int>group], self.first_leaf[<int>group + 1], slots))
+            self.resolve(&change.bindings[<int>group], terms.rule, DECAY_KINDS[terms.kind], AVERAGE in slots)
             if self.terms[group] is not None:
                 (<Terms>terms).inherit(self.terms[group])
+        change.sums = self.first_passes(change.bindings)
         change.stock = self.stock(wanted)
         if change.stock is not None:
-            for leaf, _ in change.stock.places:
-                if not self.watches[<Py_ssize_t>leaf].fresh:
+            for leaf, slot in change.stock.places:
+                if slot != MAX_SLOTS - 1 and not self.watches[<Py_ssize_t>leaf].fresh:
                     change.stock.renewed.append(leaf)
                     self.watches[<Py_ssize_t>leaf].fresh = True
         return change
@@ -122,13 +148,50 @@ cdef class Groups(State):
     cdef void adopt(self, Change change) noexcept:
         """Go on with changed groups on their new terms."""
         cdef Py_ssize_t i
+        cdef bint in_numpy = change.in_numpy()
+        cdef const Binding *b
         if change.stock is not None:
             self.install(change.stock)
         self.terms, change.terms = change.terms, self.terms
         self.bindings, change.bindings = change.bindings, self.bindings
+        self.averages = False
         for i in range(self.n_leaves):
-            self.leaves[i].arrays = 2 + self.bindings[self.leaves[i].group].n_state
+            b = &self.bindings[self.leaves[i].group]
+            self.leaves[i].arrays = 2 + b.n_state
+            if b.average[self.leaves[i].real] != NULL:
+                self.leaves[i].arrays += 1
+                self.averages = True
+        self.sums = change.sums
+        self.in_numpy = in_numpy
         self.renumber()
+
+    cdef First first_passes(self, const Binding *bindings) noexcept:
+        """Whether rules have first passes."""
+        cdef int group
+        cdef First found = NO_SUMS
+        for group in range(self.n_groups):
+            if bindings[group].n_sums:
+                found = max(found, FOR_RULE if bindings[group].finish != NULL else FOR_CLASS)
+        return found
+
+    cdef void add_up(self, const Binding *bindings, bint for_class) noexcept:
+        """Add up what a sweep of first passes found, in the order of chunks."""
+        cdef Py_ssize_t i, chunk
+        cdef int k
+        cdef const Leaf *f
+        cdef const Binding *b
+        cdef double sum
+        for i in range(self.n_leaves):
+            f = &self.leaves[i]
+            b = &bindings[f.group]
+            if not f.active or b.n_sums == 0 or (b.finish == NULL) != for_class or (
+                    b.finish != NULL and chunks_of(f) <= WHOLE):
+                continue
+            for k in range(b.n_sums):
+                sum = 0
+                for chunk in range(f.first, f.first + chunks_of(f)):
+                    sum += self.sweeper.partial[chunk * FO_MAX_SUMS + k]
+                self.totals[i * FO_MAX_SUMS + k] = sum
 
     def settle(self, object owner):
         """Take over what changed in the live groups."""
@@ -161,7 +224,7 @@ cdef class Groups(State):
         for group in range(self.n_groups):
             own = terms[group]
             if own.wants_numbers:
-                self.set_each(group, own)
+                self.set_each(group, own, True)
                 continue
             if own.wants_lr:
                 own.at_rate(self.rates[group])
@@ -210,7 +273,40 @@ cdef class Groups(State):
             self.leaves[i].coef = self.n_coefs - 1
         return 0
 
-    cdef int set_each(self, int group, Terms own) except -1:
+    cdef int set_unsummed(self, list terms) except -1:
+        """Give leaves of classes that ask for sums the coefficients of their first pass."""
+        cdef int group
+        cdef Terms own
+        self.n_coefs = 0
+        for group in range(self.n_groups):
+            own = terms[group]
+            if own.wants_sums or own.wants_totals:
+                self.set_each(group, own, False)
+        return 0
+
+    cdef dict sums_of(self, Terms own, list leaves):
+        """What the first pass over each of these leaves added up, by name."""
+        cdef Py_ssize_t i, k, row
+        found = np.empty((len(own.sums), len(leaves)))
+        for k, i in enumerate(leaves):
+            for row in range(len(own.sums)):
+                found[row, k] = self.totals[i * FO_MAX_SUMS + row]
+        return dict(zip(own.sums, found))
+
+    cdef dict totals_of(self, Terms own):
+        """The sums over all leaves whose learning rate is not 0, by name; and the largest of these rates, `lr`."""
+        cdef Py_ssize_t i, row
+        cdef dict found = dict.fromkeys(own.sums, 0.0)
+        found["lr"] = 0.0
+        for i in range(self.n_leaves):
+            if self.leaves[i].active and self.rates[self.leaves[i].group] > 0:
+                for row, name in enumerate(own.sums):
+                    found[name] += self.totals[i * FO_MAX_SUMS + row]
+        for i in range(self.n_groups):
+            found["lr"] = max(found["lr"], self.rates[i])
+        return found
+
+    cdef int set_each(self, int group, Terms own, bint summed) except -1:
         """The same for a class with numbers of its own, which is asked about each leaf in each step."""
         cdef Py_ssize_t i, k
         cdef list active = []
@@ -225,7 +321,12 @@ cdef class Groups(State):
             t[k], fresh[k] = self.watches[i].count + 1, self.watches[i].fresh != 0
         numbers = dict(zip(self.number_names, self.numbers[:, active]))
         numbers.update(zip(self.group_number_names, self.group_numbers[:, group].tolist()))
-        new = own.ask_each(t, fresh, self.rates[group], numbers)
+        sums = None
+        if own.wants_sums and summed:
+            sums = self.sums_of(own, active)
+        elif own.wants_totals and summed:
+            sums = self.totals_of(own)
+        new = own.ask_each(t, fresh, self.rates[group], numbers, sums)
         if new.keys() != numbers.keys():
             raise KeyError(f"scalars() gave the numbers {sorted(new)}: wanted {sorted(numbers)}")
         for k, name in enumerate(self.number_names):

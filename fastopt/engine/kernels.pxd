@@ -1,7 +1,7 @@
 """What other rooms may use of the compiled kernels: their types, the variant in use, the floating-point mode."""
 
 cdef extern from "fastopt.h" nogil:
-    enum: FO_MAX_STATE, FO_MAX_SCALARS, FO_NO_DECAY, FO_DECAYS, FO_F32, FO_F64, FO_REALS
+    enum: FO_MAX_STATE, FO_MAX_SCALARS, FO_MAX_SUMS, FO_NO_DECAY, FO_DECAYS, FO_F32, FO_F64, FO_REALS
 
     ctypedef struct fo_span:
         Py_ssize_t n
@@ -18,11 +18,18 @@ cdef extern from "fastopt.h" nogil:
 
     ctypedef void fo_kernel(const fo_span *x, const fo_coef *c) noexcept nogil
 
+    ctypedef void fo_summer(const fo_span *x, const fo_coef *c, double *sums) noexcept nogil
+    ctypedef void fo_finisher(const double *sums, double n, double *scalars) noexcept nogil
+
     ctypedef struct fo_rule:
         const char *name
         const char *const *state
         const char *const *scalars
         fo_kernel *step[FO_DECAYS]
+        const char *const *sums
+        fo_summer *sum[FO_DECAYS]
+        const char *const *made
+        fo_finisher *finish
 
     ctypedef struct fo_table:
         const fo_rule *rules

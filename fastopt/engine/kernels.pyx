@@ -70,18 +70,19 @@ def select(name):
 
 
 def rules():
-    """Every rule: its name, the names of its state arrays, the names of its scalars."""
+    """Every rule: its name, and the names of its state arrays, scalars, sums, and of the scalars that these make."""
     cdef const fo_rule *rule = variant.tables[FO_F32].rules
     found = {}
     while rule.name != NULL:
-        found[rule.name.decode()] = (names_of(rule.state), names_of(rule.scalars))
+        found[rule.name.decode()] = (names_of(rule.state), names_of(rule.scalars), names_of(rule.sums),
+                                     names_of(rule.made))
         rule += 1
     return found
 
 
 cdef tuple names_of(const char *const *names):
     found = []
-    while names[0] != NULL:
+    while names != NULL and names[0] != NULL:
         found.append(intern(names[0].decode()))  # the objects that the classes have: found at a glance
         names += 1
     return tuple(found)

@@ -29,6 +29,11 @@ cdef struct Extent:
     Py_ssize_t leaf
     int slot                 # -1: the parameter
 
+cdef class Source:
+    # What an adapter steps with instead of a tree of gradients: it has them taken in where they lie.
+    cdef Py_ssize_t give(self, Leaves leaves) except -1
+    cdef bint still_there(self, Leaves leaves, Py_ssize_t i) noexcept
+
 cdef class Leaves:
     cdef readonly list arrays, names, gradient_names
     cdef readonly double largest, smallest  # normal numbers of the narrowest type among the parameters
@@ -37,6 +42,7 @@ cdef class Leaves:
     cdef list references            # weak ones to the parameters: NumPy resizes no array that has one
     cdef list mapped                # leaves whose parameters lie in memory maps
     cdef bint single, flat          # the tree is one array, or a flat list
+    cdef list order                 # of leaves in the tree; None where it is the plan's
     cdef bint zero_gradients        # once they are used
     cdef bint stale                 # Python ran since parameters and gradients were looked at
     cdef Layout all                 # the leaves of all groups
@@ -49,6 +55,7 @@ cdef class Leaves:
     cdef int n_groups
     cdef Py_ssize_t *first_leaf     # [groups + 1]
     cdef bint complete              # all leaves are active and laid out
+    cdef Source source              # of the last gradients that came from one
 
     cdef void require(self, bint zero_gradients) noexcept
     cdef list own_memory(self)
@@ -59,6 +66,7 @@ cdef class Leaves:
     cdef bint still_there(self, Py_ssize_t i) noexcept
     cdef int check_unmoved(self, Py_ssize_t i) except -1
     cdef int check_apart(self, Py_ssize_t i, cnp.ndarray a) except -1
+    cdef Py_ssize_t extent_after(self, uintptr_t begin) noexcept
     cdef int check_gradient_overlaps(self) except -1
     cdef bint end_step(self, bint counted) noexcept
     cdef void let_go(self) noexcept

@@ -100,6 +100,18 @@ cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL:
     return found
 
 
+cdef class Source:
+    """Where the gradients of an adapter lie."""
+
+    cdef Py_ssize_t give(self, Leaves leaves) except -1:
+        """Have a gradient, or none, taken in for each leaf; how many there are."""
+        raise NotImplementedError
+
+    cdef bint still_there(self, Leaves leaves, Py_ssize_t i) noexcept:
+        """Whether a gradient that is no array lies where it lay."""
+        return False
+
+
 cdef class Leaves:
     """The parameters of one optimizer, and the gradients of a step.
 
@@ -115,7 +127,7 @@ cdef class Leaves:
         cdef Watch *h
         cdef cnp.ndarray a
         self.tree = tree
-        self.single, self.flat = tree.single, tree.flat
+        self.single, self.flat, self.order = tree.single, tree.flat, tree.order
         self.structure = tree.structure[1]
         self.arrays, self.names, self.gradient_names = tree.leaves, tree.names, tree.gradient_names
         self.n_leaves = len(self.arrays)
@@ -218,6 +230,13 @@ cdef class Leaves:
         cdef object leaves = grads
         cdef bint one = self.single and not isinstance(grads, (list, tuple, dict))
         self.stale = False
+        if isinstance(grads, Source):
+            self.source = grads
+            n_active = self.source.give(self)
+            if not self.complete:
+                self.renumber()
+                self.complete = n_active == self.n_leaves
+            return 0
         if not one and not (self.flat and type(grads) in (list, tuple) and len(grads) == self.n_leaves):
             leaves = []
             try:
@@ -225,6 +244,8 @@ cdef class Leaves:
                     leaves = self.tree.take_apart(grads)  # which raises, and says where
             except IndexError:
                 raise RuntimeError("grads changed while it was read") from None
+            if self.order is not None:
+                leaves = list(map(leaves.__getitem__, self.order))
         for i in range(self.n_leaves):
             if one:
                 x = grads
@@ -306,9 +327,13 @@ cdef class Leaves:
         """Whether a gradient that was taken in lies where it lay, and may be zeroed if it is to be."""
         cdef Leaf *f = &self.leaves[i]
         cdef Watch *h = &self.watches[i]
-        cdef cnp.ndarray a = <cnp.ndarray>h.held
-        cdef object base = (<object>a).base
+        cdef cnp.ndarray a
+        cdef object base
         cdef uintptr_t begin, end, low, high
+        if not cnp.PyArray_Check(<object>h.held):
+            return self.source.still_there(self, i)
+        a = <cnp.ndarray>h.held
+        base = (<object>a).base
         if raw_data(<RawArray *>a) != f.g:
             return False
         if f.order == NULL:
@@ -365,17 +390,12 @@ cdef class Leaves:
     cdef int check_apart(self, Py_ssize_t i, cnp.ndarray a) except -1:
         """Raise if a gradient overlaps a parameter or state."""
         cdef uintptr_t begin, end
-        cdef Py_ssize_t low = 0, high = self.n_extents, middle
+        cdef Py_ssize_t low
         cdef Extent *e
         extent(a, &begin, &end)
         if begin == end:
             return 0
-        while low < high:  # the first that ends after the gradient begins
-            middle = (low + high) // 2
-            if self.extents[middle].end > begin:
-                high = middle
-            else:
-                low = middle + 1
+        low = self.extent_after(begin)
         while low < self.n_extents and self.extents[low].begin < end:
             e = &self.extents[low]
             others = self.memory_of(e.leaf, e.slot)
@@ -390,6 +410,17 @@ cdef class Leaves:
                 raise ValueError(f"{self.gradient_names[i]} overlaps the memory of {self.names[self.mapped[pair[0]]]}: "
                                  "both are maps of one file")
         return 0
+
+    cdef Py_ssize_t extent_after(self, uintptr_t begin) noexcept:
+        """The first of the optimizer's extents that ends after a gradient begins."""
+        cdef Py_ssize_t low = 0, high = self.n_extents, middle
+        while low < high:
+            middle = (low + high) // 2
+            if self.extents[middle].end > begin:
+                high = middle
+            else:
+                low = middle + 1
+        return low
 
     def memory_of(self, Py_ssize_t leaf, int slot):
         """The array that an extent is of."""
@@ -441,6 +472,8 @@ cdef class Leaves:
             held = self.watches[i].held
             if held != NULL:
                 self.watches[i].count += counted
+                if counted and not self.leaves[i].updated:
+                    self.leaves[i].updated = True
                 if counted and self.watches[i].fresh and self.leaves[i].arrays > 2:  # an update without state uses none
                     self.watches[i].fresh = False
                 if Py_REFCNT(<object>held) > 1:

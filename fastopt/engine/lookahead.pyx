@@ -51,8 +51,8 @@ cdef class LookAhead:
         if self.bindings == NULL:
             raise MemoryError
         for group in range(plan.n_groups):
-            plan.resolve(&self.bindings[group], there, FO_NO_DECAY)
-            plan.resolve(&self.bindings[plan.n_groups + group], back, FO_NO_DECAY)
+            plan.resolve(&self.bindings[group], there, FO_NO_DECAY, False)
+            plan.resolve(&self.bindings[plan.n_groups + group], back, FO_NO_DECAY, False)
 
     def __dealloc__(self):
         PyMem_Free(self.bindings)
@@ -73,7 +73,7 @@ cdef class LookAhead:
                 for i, value in enumerate(self.scalars(plan.terms[group].now)):
                     c.c[i] = value
             plan.check_parameters()
-            plan.sweeper.reserve(&plan.all, False)
+            plan.sweeper.reserve(&plan.all, 0)
             self.go(self.bindings, LOOKING, True)
         finally:
             plan.lock.release()

@@ -10,15 +10,17 @@ Nothing is written before `update`; and there, nothing fails and no Python code 
 """
 
 cimport cython
+from cpython.mem cimport PyMem_Calloc, PyMem_Free
 from libc.string cimport memcpy
 
 cimport numpy as cnp
 
 from .chunks cimport (
-    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Leaf, Sweep, chunks_of,
-    in_order)
+    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Binding, Leaf, Sweep,
+    chunks_of, in_order)
 from .coefficients cimport Terms
-from .kernels cimport FO_REALS, fo_coef
+from .groups cimport FOR_CLASS, NO_SUMS
+from .kernels cimport FO_MAX_SUMS, FO_REALS, fo_coef
 from .lock cimport enter_gate, generation, leave_gate
 from .sweep cimport BREAK_EVEN
 
@@ -42,7 +44,7 @@ cdef class Plan(Groups):
 
     Parameters
     ----------
-    tree, slots, numbers, group_numbers
+    tree, slots, numbers, group_numbers, classes
         As for `State`.
     lock : Lock
         Held during each step.
@@ -50,13 +52,20 @@ cdef class Plan(Groups):
         Whether each step needs a `LookAhead` before it.
     """
 
-    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, Lock lock, bint looks_ahead):
+    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, list classes, Lock lock,
+                  bint looks_ahead):
         self.lock = lock
         self.looks_ahead = self.unlooked = looks_ahead
         self.generation = generation
         self.remedy = ""
+        self.factors = <double *>PyMem_Calloc(self.n_leaves, sizeof(double))
+        if self.factors == NULL:
+            raise MemoryError
 
-    def configure(self, bint zero_gradients, bint screened, double clip_value, list decays):
+    def __dealloc__(self):
+        PyMem_Free(self.factors)
+
+    def configure(self, bint zero_gradients, bint screened, double clip_value, double average, list decays):
         """Set what options say.
 
         Parameters
@@ -67,14 +76,22 @@ cdef class Plan(Groups):
             Whether a step must ask its owner about the gradients before it writes.
         clip_value : float
             What gradients are clamped to; 0 if they are not.
+        average : float
+            What the parameters' average, if there is one, is multiplied by in each step.
         decays : list of bool
             Of each leaf, whether its group's weight decay is for it too.
         """
         cdef Py_ssize_t i
         self.require(zero_gradients)
         self.screened, self.clip_value = screened, clip_value
+        self.average[0].c[0], self.average[0].c[1] = average, 1.0 - average
+        self.average[1].c[2] = 1.0  # the first update
         for i in range(self.n_leaves):
             self.leaves[i].kernel = self.leaves[i].real + (0 if decays[i] else FO_REALS)
+
+    def unsettle(self):
+        """Take over all groups anew when they are looked at next: an option that they are bound by has changed."""
+        self.terms = [None] * self.n_groups
 
     @property
     def back_to_back(self):
@@ -108,8 +125,8 @@ cdef class Plan(Groups):
                 if forks != generation:
                     self.notice_fork()
                     raise RuntimeError(FORKED)
-                if by_reference:
-                    left = self.update_by_reference(owner, change)
+                if by_reference or (self.in_numpy if change is None else change.in_numpy()):
+                    left = self.update_by_reference(owner, change, by_reference)
                 else:
                     left = self.update(change)
                 done = True
@@ -138,6 +155,7 @@ cdef class Plan(Groups):
         changes = self.changed(owner)
         self.ask_rates(self.terms if changes is None else self.terms_after(changes))
         self.scale = 1.0 if loss_scale is None else owner._unscaling(loss_scale)
+        self.own_factors = False
         return changes
 
     cdef bint look(self, object owner) except -1:
@@ -172,19 +190,38 @@ cdef class Plan(Groups):
             self.stale = True
             change = self.prepared(owner, changes)
             try:
-                self.set_coefficients(change.terms)
+                if change.stock is not None and change.sums == FOR_CLASS:
+                    self.lend(change.stock)
+                self.fold_in(change.terms, change.bindings, change.sums)
             except BaseException:
                 change.withdraw(self)
                 raise
         else:
-            self.set_coefficients(terms)
+            self.fold_in(terms, self.bindings, self.sums)
             while self.terms is not terms:  # what ran in the midst has read the optimizer, which settled its groups
                 terms = self.terms
                 self.ask_rates(terms)
-                self.set_coefficients(terms)
-        if self.all.elements > CHUNK_ELEMENTS:
-            self.sweeper.reserve(&self.all, False)
+                self.fold_in(terms, self.bindings, self.sums)
         return change
+
+    cdef int fold_in(self, list terms, const Binding *bindings, First sums) except -1:
+        """Make coefficients by these terms, after the first passes that their classes ask for."""
+        if self.all.elements > CHUNK_ELEMENTS or sums == FOR_CLASS:
+            self.sweeper.reserve(&self.all, FO_MAX_SUMS if sums else 0)
+        if sums == FOR_CLASS:
+            self.set_unsummed(terms)
+            self.look_again()  # the class is Python
+            self.sum_up(bindings, True)
+        self.set_coefficients(terms)
+        return 0
+
+    cdef void sum_up(self, const Binding *bindings, bint for_class) noexcept:
+        """Make first passes over leaves whose class asks for what they add up, or over the large ones of others."""
+        cdef Sweep w
+        self.prepare_sweep(&w, SUM_UP)
+        w.bindings, w.sums, w.for_class = bindings, True, for_class
+        self.sweeper.sweep(&w)
+        self.add_up(bindings, for_class)
 
     cdef bint update(self, Change change) noexcept:
         """Acts 4 and 5: update all active leaves, and count it; True if gradients are left for `let_go`."""
@@ -195,6 +232,8 @@ cdef class Plan(Groups):
         enter_gate()
         if change is not None:
             self.adopt(change)
+        if self.sums:
+            self.sum_up(self.bindings, False)
         self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
         left = self.counted()
         leave_gate()
@@ -208,18 +247,24 @@ cdef class Plan(Groups):
         self.unlooked = self.looks_ahead
         return self.end_step(True)
 
-    cdef bint update_by_reference(self, object owner, Change change) except -1:
-        """Acts 4 and 5 in Python: signals wait until they are over, and if they fail the optimizer is torn."""
+    cdef bint update_by_reference(self, object owner, Change change, bint everything) except -1:
+        """Acts 4 and 5 in Python, of all classes, or of those alone that do their arithmetic themselves.
+
+        Signals wait until they are over, and if they fail the optimizer is torn.
+        """
         cdef bint left = False
         with held():
             self.lock.writing = True
             try:
                 if change is not None:
                     self.adopt(change)
-                owner._update_by_reference()
-                if self.zero_gradients:
-                    self.sweep(ZERO_GRADIENTS)
-                left = self.counted()
+                owner._update_by_reference(everything)
+                if not everything:
+                    left = self.update(None)
+                else:
+                    if self.zero_gradients:
+                        self.sweep(ZERO_GRADIENTS)
+                    left = self.counted()
             except BaseException:
                 self.tear()
                 raise
@@ -230,13 +275,20 @@ cdef class Plan(Groups):
     cdef void sweep(self, Operation what, double scale=1.0) noexcept:
         """Carry one operation over all chunks of the active leaves."""
         cdef Sweep w
+        self.prepare_sweep(&w, what)
+        w.scale = scale
+        self.sweeper.sweep(&w)
+
+    cdef void prepare_sweep(self, Sweep *w, Operation what) noexcept:
         w.what = what
         w.all = &self.all
         w.bindings = self.bindings
         w.coefs = self.coefs
-        w.scale, w.clip_value = scale, self.clip_value
+        w.clip_value, w.average = self.clip_value, self.average
+        w.factors = self.factors if self.own_factors else NULL
+        w.sums, w.totals = self.sums != NO_SUMS and what <= UPDATE_AND_ZERO, self.totals
+        w.plain = what == UPDATE and not (w.sums or self.own_factors or self.averages)
         w.variant = self.variant
-        self.sweeper.sweep(&w)
 
     # -- why a step may be refused --
 
@@ -287,7 +339,11 @@ cdef class Plan(Groups):
         for i, name in enumerate(own.names):
             scalars[name] = c.c[i]
         kind = own.kind if self.leaves[leaf].kernel < FO_REALS else "none"
-        return kind, c.scale, c.decay, scalars
+        return kind, c.scale * (self.factors[leaf] if self.own_factors else 1.0), c.decay, scalars
+
+    def updated(self, Py_ssize_t leaf):
+        """Whether a leaf has had an update."""
+        return bool(self.leaves[leaf].updated)
 
     # -- sums over gradients --
 
@@ -297,11 +353,35 @@ cdef class Plan(Groups):
         cdef double sum = 0
         self.check_within()
         self.look_again()  # Python may have run since gradients were taken in
-        self.sweeper.reserve(&self.all, True)
+        self.sweeper.reserve(&self.all, 1)
         self.sweep(SUM_SQUARES, scale)
         for i in range(self.all.chunks):
             sum += self.sweeper.partial[i]
         return sum
+
+    def squares(self, double scale):
+        """Return the same for each leaf, 0 for those that are not active."""
+        cdef Py_ssize_t i, chunk
+        cdef Leaf *f
+        cdef double sum
+        self.sum_squares(scale)
+        cdef list found = []
+        for i in range(self.n_leaves):
+            f = &self.leaves[i]
+            sum = 0
+            if f.active:
+                for chunk in range(f.first, f.first + chunks_of(f)):
+                    sum += self.sweeper.partial[chunk]
+            found.append(sum)
+        return found
+
+    def multiply(self, list factors):
+        """Give the gradient of each leaf a factor of its own in this step."""
+        cdef Py_ssize_t i
+        self.check_within()
+        for i in range(self.n_leaves):
+            self.factors[i] = factors[i]
+        self.own_factors = True
 
     def find_nonfinite(self):
         """Return the first Inf or NaN among the active gradients: its leaf and its index there, or None."""
@@ -310,7 +390,7 @@ cdef class Plan(Groups):
         cdef Leaf *f
         self.check_within()
         self.look_again()  # Python may have run since gradients were taken in
-        self.sweeper.reserve(&self.all, True)
+        self.sweeper.reserve(&self.all, 1)
         self.sweep(FIND_NONFINITE)
         for i in range(self.n_leaves):
             f = &self.leaves[i]

@@ -91,6 +91,7 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
                     memcpy(moves[i].to, moves[i].source, moves[i].nbytes)
         for i in range(plan.n_leaves):
             plan.watches[i].count, plan.watches[i].fresh = counted[2 * i], counted[2 * i + 1]
+            plan.leaves[i].updated = counted[2 * i] > 0
         plan.steps, plan.skipped = steps, skipped
         plan.away, plan.remedy, plan.unlooked = None, "", plan.looks_ahead
         if torn:

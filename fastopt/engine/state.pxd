@@ -12,11 +12,13 @@ cdef class Stock:
     cdef Layout new              # the new arrays, as leaves of their own
     cdef list places             # (leaf, slot) of each
     cdef list renewed            # leaves that had no new state before
+    cdef bint lent               # first passes have been given it already
     cdef Extent *extents         # of all memory as it will be
     cdef Py_ssize_t n_extents
 
 cdef class State(Leaves):
     cdef readonly tuple slots
+    cdef list classes            # of optimizers, of each group: they know the shapes of state
     cdef readonly list states    # of each leaf, its arrays by slot
     cdef readonly tuple number_names, group_number_names
     # Numbers that a class keeps, and what they will be when the step is over: float64 [names, leaves], [names, groups].
@@ -27,5 +29,8 @@ cdef class State(Leaves):
     cdef Sweeper sweeper
 
     cdef void keep_numbers(self) noexcept
+    cdef object new_state(self, Py_ssize_t i, str name)
     cdef Stock stock(self, list wanted)
+    cdef void lend(self, Stock stock) noexcept
+    cdef void take_back(self, Stock stock) noexcept
     cdef void install(self, Stock stock) noexcept

@@ -6,13 +6,14 @@ from libc.stdint cimport uintptr_t
 cimport numpy as cnp
 
 from .arrays cimport ALIGN_FROM, LINE, shown
-from .chunks cimport ZERO_STATE, Leaf, lay_out
-from .kernels cimport FO_MAX_STATE
+from .chunks cimport MAX_SLOTS, START_STATE, Leaf, lay_out
 from .leaves cimport sorted_extents
 
 import numpy as np
 
 cnp.import_array()
+
+AVERAGE = "ema"  # the slot of the parameters' average, which an option asks for
 
 
 def empty_like(cnp.ndarray a):
@@ -43,16 +44,19 @@ cdef class State(Leaves):
     ----------
     tree : Tree
     slots : tuple of str
-        Names of the state arrays a parameter may have, as rules call them.
+        Names of the state arrays a parameter may have, as rules call them; the last may be AVERAGE.
     numbers, group_numbers : dict of str to float
         Numbers that each leaf has, and each group, and what they start at.
+    classes : list of type
+        The class of each group; its ``state_shape(slot, shape)`` is that of a state array, None where there is none.
     """
 
-    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, *_):
-        if len(slots) > FO_MAX_STATE:
-            raise ValueError(f"slots has {len(slots)} names: wanted at most {FO_MAX_STATE}")
-        self.slots = slots
+    def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, list classes, *_):
+        if len(slots) >= MAX_SLOTS:
+            raise ValueError(f"slots has {len(slots)} names: wanted at most {MAX_SLOTS - 1}")
+        self.slots = slots + ("",) * (MAX_SLOTS - 1 - len(slots)) + (AVERAGE,)
         self.states = list(map(dict, [()] * self.n_leaves))
+        self.classes = classes
         self.sweeper = Sweeper()
         self.number_names, self.group_number_names = tuple(numbers), tuple(group_numbers)
         self.keeps_numbers = bool(numbers or group_numbers)
@@ -89,6 +93,16 @@ cdef class State(Leaves):
         """The array that an extent is of."""
         return self.arrays[leaf] if slot < 0 else self.states[leaf][self.slots[slot]]
 
+    cdef object new_state(self, Py_ssize_t i, str name):
+        """An array for a slot of a leaf, contents unset; None if it has none."""
+        cdef cnp.ndarray a = self.arrays[i]
+        shape = shown(a)
+        if name != AVERAGE:
+            shape = self.classes[self.leaves[i].group].state_shape(name, shape)
+        if shape is None or shape == shown(a):
+            return None if shape is None else empty_like(a)
+        return np.empty(shape, a.dtype)
+
     cdef Stock stock(self, list wanted):
         """Take the memory for state that leaves lack; `wanted` has (first leaf, leaf after the last, slots)."""
         cdef Stock stock = Stock()
@@ -102,7 +116,9 @@ cdef class State(Leaves):
                 slot = self.slots.index(name)
                 for i in range(begin, end):
                     if name not in self.states[i]:
-                        made = empty_like(self.arrays[i])
+                        made = self.new_state(i, name)
+                        if made is None:
+                            continue
                         stock.states[i] = {**stock.states[i], name: made}
                         stock.places.append((i, slot))
                         memory.append((made, i, slot))
@@ -117,24 +133,40 @@ cdef class State(Leaves):
             a = memory[i][0]
             f.p, f.n, f.itemsize = <char *>cnp.PyArray_DATA(a), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a)
             f.active, f.arrays = True, 1
+            if memory[i][2] == MAX_SLOTS - 1:
+                f.g = self.leaves[<Py_ssize_t>memory[i][1]].p
         lay_out(&stock.new)
         memory += self.own_memory()
         for i, arrays in enumerate(self.states):
             for name, array in arrays.items():
                 memory.append((array, i, self.slots.index(name)))
         stock.extents = sorted_extents(memory, &stock.n_extents)
-        self.sweeper.reserve(&stock.new, False)
+        self.sweeper.reserve(&stock.new, 0)
         return stock
 
-    cdef void install(self, Stock stock) noexcept:
-        """Give leaves the state that was taken for them, filled with zeros where it will be updated."""
+    cdef void lend(self, Stock stock) noexcept:
+        """Let leaves have the state that was taken for them: zeros, averages as copies of their parameters."""
         cdef Py_ssize_t i, leaf
         cdef Sweep w
-        w.what, w.all = ZERO_STATE, &stock.new
+        w.what, w.all, w.plain, w.sums = START_STATE, &stock.new, False, False
         self.sweeper.sweep(&w)
         for i in range(stock.new.n_leaves):
             leaf = stock.places[i][0]
             self.leaves[leaf].s[<int>stock.places[i][1]] = stock.new.leaves[i].p
+        stock.lent = True
+
+    cdef void take_back(self, Stock stock) noexcept:
+        """The state will not be there."""
+        cdef Py_ssize_t i, leaf
+        for i in range(stock.new.n_leaves):
+            leaf = stock.places[i][0]
+            self.leaves[leaf].s[<int>stock.places[i][1]] = NULL
+
+    cdef void install(self, Stock stock) noexcept:
+        """Give leaves that state for good."""
+        cdef Py_ssize_t i
+        if not stock.lent:
+            self.lend(stock)
         for i in range(self.n_leaves):
             self.watches[i].cleared = NULL  # a gradient may have lain where there is state now
         self.states, stock.states = stock.states, self.states

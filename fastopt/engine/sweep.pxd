@@ -23,7 +23,7 @@ cdef class Sweeper:
     cdef bint back_to_back   # whether steps follow each other with no other work between them
     cdef int against         # steps in a row that say otherwise
 
-    cdef int reserve(self, const Layout *all, bint sums) except -1
+    cdef int reserve(self, const Layout *all, Py_ssize_t sums) except -1
     cdef bint rested(self) noexcept
     cdef void keep_pace(self, bint rested) noexcept
     cdef void sweep(self, Sweep *w) noexcept

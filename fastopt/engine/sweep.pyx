@@ -19,8 +19,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cython.parallel cimport prange
 
 from .chunks cimport (
-    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, ZERO_STATE, run_alone,
-    run_stretch, zero_ordered)
+    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, START_STATE,
+    run_alone, run_stretch, zero_ordered)
 from .kernels cimport enter_mode, flush, leave_mode
 
 from .kernels import is_intel
@@ -296,8 +296,8 @@ cdef class Sweeper:
         PyMem_Free(self.partial)
         PyMem_Free(self.queues)
 
-    cdef int reserve(self, const Layout *all, bint sums) except -1:
-        """Take the memory that sweeps over these leaves need, with `sums` those that sum as well."""
+    cdef int reserve(self, const Layout *all, Py_ssize_t sums) except -1:
+        """Take the memory that sweeps over these leaves need, with so many sums of each chunk."""
         cdef double *partial
         cdef Queue *queues
         if self.room_queues < threads:
@@ -305,11 +305,11 @@ cdef class Sweeper:
             if queues == NULL:
                 raise MemoryError
             self.queues, self.room_queues = queues, threads
-        if sums and self.room_partial < all.chunks:
-            partial = <double *>PyMem_Realloc(self.partial, all.chunks * sizeof(double))
+        if self.room_partial < sums * all.chunks:
+            partial = <double *>PyMem_Realloc(self.partial, sums * all.chunks * sizeof(double))
             if partial == NULL:
                 raise MemoryError
-            self.partial, self.room_partial = partial, all.chunks
+            self.partial, self.room_partial = partial, sums * all.chunks
         return 0
 
     cdef bint rested(self) noexcept:
@@ -333,7 +333,7 @@ cdef class Sweeper:
         cdef const Layout *all = w.all
         cdef Py_ssize_t traffic
         w.flush = flush
-        w.partial = self.partial if w.what == SUM_SQUARES or w.what == FIND_NONFINITE else NULL
+        w.partial = self.partial if w.what in (SUM_SQUARES, SUM_UP, FIND_NONFINITE) else NULL
         w.fetch = w.backward = False
         w.workers = threads  # asked once: another thread may change it
         if all.elements <= CHUNK_ELEMENTS:
@@ -345,7 +345,7 @@ cdef class Sweeper:
             self.turns += 1
             w.backward = self.turns & 1
         w.fetch = self.turns >> 1 & 1 if forced else prefetch and all.nbytes >= FETCH_FROM
-        traffic = all.traffic if w.what == UPDATE or w.what == UPDATE_AND_ZERO else all.nbytes
+        traffic = all.traffic if w.what in (UPDATE, UPDATE_AND_ZERO, SUM_UP) else all.nbytes
         if (traffic < BREAK_EVEN or w.workers < 2 or forked) and not forced:
             with nogil:
                 run_alone(w)
@@ -404,7 +404,7 @@ cdef class Sweeper:
                 joining = cost_of_joining(w.workers)
         if traffic < (BREAK_EVEN if self.back_to_back else WORTH_WAKING) * joining:
             return False
-        if traffic >= NEVER_STALLS or w.what == ZERO_STATE:
+        if traffic >= NEVER_STALLS or w.what == START_STATE:
             return True
         if scarce and not self.back_to_back and not w.workers <= processors < 2 * w.workers:
             return False  # workers would spin away what others need

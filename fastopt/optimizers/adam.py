@@ -9,12 +9,14 @@ import numpy as np
 
 from .. import hyper
 from ..engine.numbers import one_minus_power
-from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
+from ..optimizer import Array, Hyper, Rate, Scalars, Steps, Values
+from ..words import against, agreeing
+from .cautious import Cautious
 
 __all__ = ["Adam", "AdamW"]
 
 
-class Adam(Optimizer):
+class Adam(Cautious):
     r"""Adam, and AMSGrad.
 
     .. math::
@@ -40,13 +42,17 @@ class Adam(Optimizer):
     eps_hat : bool
         Whether :math:`\epsilon` stands beside :math:`\sqrt v`, before the bias correction, as in Keras, thinc and
         scikit-learn.
+    cautious : bool
+        Whether to set those elements of the update to 0 whose sign is not the gradient's, and to multiply the others by
+        the reciprocal of their share in the parameter, at most 1000 (Liang et al., "Cautious optimizers", 2024). Reads
+        the parameter's arrays once more; not with `amsgrad`.
     weight_decay : float
         :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
     decoupled : bool
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead: `AdamW`.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -75,11 +81,18 @@ class Adam(Optimizer):
     eps: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-8)
     amsgrad: Hyper[bool] = Hyper(hyper.flag, default=False)
     eps_hat: Hyper[bool] = Hyper(hyper.flag, default=False)
+    cautious: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
     def rule(cls, h: Values) -> str:
         """AMSGrad has one array more."""
-        return "amsgrad" if h["amsgrad"] else "adam"
+        return "amsgrad" if h["amsgrad"] else "cautious_adam" if h["cautious"] else "adam"
+
+    @classmethod
+    def check_together(cls, h: Values) -> None:
+        """Cautious steps are those of plain Adam."""
+        if h["amsgrad"] and h["cautious"]:
+            raise ValueError("amsgrad and cautious: wanted one of them")
 
     @classmethod
     def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
@@ -96,7 +109,7 @@ class Adam(Optimizer):
 
     @staticmethod
     def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
-        """NumPy twin of adam and amsgrad."""
+        """NumPy twin of adam, amsgrad and cautious_adam."""
         m, v = s["m"], s["v"]
         m[...] = c["beta1"] * m + c["rest1"] * g
         v[...] = c["beta2"] * v + c["rest2"] * (g * g)
@@ -104,7 +117,14 @@ class Adam(Optimizer):
             x = s["x"]
             x[...] = np.where(v <= x, x, v)
             v = x
+        if rule == "cautious_adam":
+            return c["boosted"] * (agreeing(m, g) / (np.sqrt(v) + c["eps"]))  # type: ignore[no-any-return]
         return c["alpha"] * (m / (np.sqrt(v) + c["eps"]))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def sums(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Where the new mean and the gradient agree."""
+        return {"agreed": ~against(c["beta1"] * s["m"] + c["rest1"] * g, g)}
 
 
 class AdamW(Adam):
@@ -114,7 +134,8 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, betas, eps, amsgrad, eps_hat, maximize, nonfinite, zero_grads, clip_norm, clip_value, decay_mask
+    params, lr, betas, eps, amsgrad, eps_hat, cautious, maximize, nonfinite, zero_grads, clip_norm, clip_tensor_norm,
+    clip_value, ema_decay, decay_mask
         As for `Adam`.
     weight_decay : float
         :math:`\lambda \geq 0`.

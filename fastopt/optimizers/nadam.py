@@ -9,12 +9,14 @@ import numpy as np
 
 from .. import hyper
 from ..engine.numbers import one_minus_power
-from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
+from ..optimizer import Array, Hyper, Rate, Scalars, Steps, Values
+from ..words import against, agreeing
+from .cautious import Cautious
 
 __all__ = ["NAdam"]
 
 
-class NAdam(Optimizer):
+class NAdam(Cautious):
     r"""NAdam.
 
     .. math::
@@ -40,14 +42,18 @@ class NAdam(Optimizer):
     momentum_decay : float
         :math:`\psi \geq 0`. Keras's Nadam is this one with 1.
     eps_hat : bool
-        Whether :math:`\epsilon` stands beside :math:`\sqrt v`, before the bias correction, as in Keras.
+        Whether :math:`\epsilon` stands beside :math:`\sqrt v`, before the bias correction. (Keras has it after that.)
+    cautious : bool
+        Whether to set those elements of the update to 0 whose sign is not the gradient's, and to multiply the others by
+        the reciprocal of their share in the parameter, at most 1000 (Liang et al., "Cautious optimizers", 2024). Reads
+        the parameter's arrays once more.
     weight_decay : float
         :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
     decoupled : bool
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -77,11 +83,12 @@ class NAdam(Optimizer):
     eps: Hyper[Rate] = Hyper(hyper.nonnegative, default=1e-8)
     momentum_decay: Hyper[Rate] = Hyper(hyper.nonnegative, default=4e-3)
     eps_hat: Hyper[bool] = Hyper(hyper.flag, default=False)
+    cautious: Hyper[bool] = Hyper(hyper.flag, default=False)
 
     @classmethod
     def rule(cls, h: Values) -> str:
-        """One rule for all."""
-        return "nadam"
+        """Cautious steps have a rule of their own."""
+        return "cautious_nadam" if h["cautious"] else "nadam"
 
     @classmethod
     def scalars(cls, h: Values, t: Steps, numbers: Mapping[str, Any]) -> tuple[Scalars, Scalars, dict[str, Any]]:
@@ -105,8 +112,17 @@ class NAdam(Optimizer):
 
     @staticmethod
     def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
-        """NumPy twin of nadam."""
+        """NumPy twin of nadam and cautious_nadam."""
         m, v = s["m"], s["v"]
         m[...] = c["beta1"] * m + c["rest1"] * g
         v[...] = c["beta2"] * v + c["rest2"] * (g * g)
-        return (c["alpha_g"] * g + c["alpha_m"] * m) / (np.sqrt(v) + c["eps"])  # type: ignore[no-any-return]
+        u = c["alpha_g"] * g + c["alpha_m"] * m
+        if rule == "cautious_nadam":
+            return c["boost"] * (agreeing(u, g) / (np.sqrt(v) + c["eps"]))  # type: ignore[no-any-return]
+        return u / (np.sqrt(v) + c["eps"])  # type: ignore[no-any-return]
+
+    @staticmethod
+    def sums(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Where update and gradient agree."""
+        m = c["beta1"] * s["m"] + c["rest1"] * g
+        return {"agreed": ~against(c["alpha_g"] * g + c["alpha_m"] * m, g)}

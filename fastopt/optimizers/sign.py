@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 from .. import hyper
 from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
-from ..words import sign
+from ..words import against, agreeing, sign
+from .cautious import Cautious
 
 __all__ = ["SignSGD", "Signum", "Lion"]  # noqa: RUF022 - by increasing complexity
 
@@ -33,7 +34,7 @@ class SignSGD(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -68,12 +69,14 @@ class SignSGD(Optimizer):
 
     @staticmethod
     def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
-        """NumPy twin of signsgd and lion."""
+        """NumPy twin of signsgd, lion and cautious_lion."""
         if rule == "signsgd":
             return c["alpha"] * sign(g)  # type: ignore[no-any-return]
         m = s["m"]
         mean = c["beta1"] * m + c["rest1"] * g
         m[...] = c["beta2"] * m + c["rest2"] * g
+        if rule == "cautious_lion":
+            return c["boosted"] * agreeing(sign(mean), g)  # type: ignore[no-any-return]
         return c["alpha"] * sign(mean)  # type: ignore[no-any-return]
 
 
@@ -100,7 +103,7 @@ class Signum(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -140,7 +143,7 @@ class Signum(Optimizer):
     reference = staticmethod(SignSGD.reference)
 
 
-class Lion(Optimizer):
+class Lion(Cautious):
     r"""Lion: the sign of a mean in which the newest gradient weighs more than in the mean that is kept.
 
     .. math::
@@ -159,13 +162,17 @@ class Lion(Optimizer):
         Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
     betas : (float, float)
         :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+    cautious : bool
+        Whether to set those elements of the update to 0 whose sign is not the gradient's, and to multiply the others by
+        the reciprocal of their share in the parameter, at most 1000 (Liang et al., "Cautious optimizers", 2024). Reads
+        the parameter's arrays once more.
     weight_decay : float
         :math:`\lambda \geq 0`.
     decoupled : bool
         Whether the decay stands beside the update; else :math:`\lambda w` is added to the gradient.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_value, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -192,12 +199,13 @@ class Lion(Optimizer):
     slots: ClassVar[Mapping[str, str]] = {"m": "exp_avg"}
     lr: Hyper[Rate] = Hyper(hyper.learning_rate, default=1e-4, kw_only=False)
     betas: Hyper[tuple[float, float]] = Hyper(hyper.betas, default=(0.9, 0.99))
+    cautious: Hyper[bool] = Hyper(hyper.flag, default=False)
     decoupled: Hyper[bool] = Hyper(hyper.flag, default=True)
 
     @classmethod
     def rule(cls, h: Values) -> str:
-        """One rule for all."""
-        return "lion"
+        """Cautious steps have a rule of their own."""
+        return "cautious_lion" if h["cautious"] else "lion"
 
     @classmethod
     def scalars(cls, h: Values, t: Steps) -> tuple[Scalars, Scalars]:
@@ -206,3 +214,8 @@ class Lion(Optimizer):
         return {"alpha": 1.0}, {"beta1": beta1, "rest1": 1.0 - beta1, "beta2": beta2, "rest2": 1.0 - beta2}
 
     reference = staticmethod(SignSGD.reference)
+
+    @staticmethod
+    def sums(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Where the mean and the gradient agree."""
+        return {"agreed": ~against(c["beta1"] * s["m"] + c["rest1"] * g, g)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -550,7 +551,8 @@ class OneCycle(Formula, pct_start=hyper.proportion, anneal=hyper.choice("cos", "
     rises up to e, falls to ``lr / div_factor`` up to 2 e, and from there to the end. Between two ends a phase is at
     ``b + (a - b) / 2 * (1 + cos(pi * x))``, or at ``a + (b - a) * x``. Ends are real numbers, and an end belongs to
     the phase before it. torch's ``OneCycleLR(max_lr=lr, total_steps=total)``, which raises after its end; this one
-    stays. optax's ``cosine_onecycle_schedule`` has whole numbers as ends: it differs.
+    stays. optax's ``cosine_onecycle_schedule`` has whole numbers as ends: it differs. torch moves the momentum against
+    the rate unless told not to; `momentum` gives the schedule for that.
 
     Parameters
     ----------
@@ -595,21 +597,78 @@ class OneCycle(Formula, pct_start=hyper.proportion, anneal=hyper.choice("cos", "
 
     def _rate(self, t: Any) -> Any:
         first = self.lr / self.div_factor
-        top, last = self.pct_start * self.total - 1.0, self.total - 1.0
-        ends, rates = [top, last], [first, self.lr, first / self.final_div_factor]
-        if self.three_phase:
-            ends[1:1], rates[2:2] = [2.0 * self.pct_start * self.total - 2.0], [first]
-        starts = [0.0, *ends]
-        spans = [end - start for start, end in zip(starts, ends, strict=False)]
-        t = least(t, self.total - 1)
-        phase: Any = 0
-        for end in ends[:-1]:
-            phase = phase + (t > end)
-        # A phase without any length is at its end.
-        x = (t - pick(starts, phase)) / pick([span or 1.0 for span in spans], phase)
-        x = either(pick(spans, phase) == 0.0, 1.0, x)
-        a, b = pick(rates, phase), pick(rates[1:], phase)
-        return between(a, b, half_cosine(x) if self.anneal == "cos" else 1.0 - x)
+        middle = [self.lr, first] if self.three_phase else [self.lr]
+        return _phases(self, [first, *middle, first / self.final_div_factor], t)
+
+    def momentum(self, low: float = 0.85, high: float = 0.95) -> OneCycleMomentum:
+        """Return the schedule of a momentum that falls while the learning rate rises, and rises while it falls.
+
+        Parameters
+        ----------
+        low, high : float
+            The lowest and the highest momentum.
+
+        Returns
+        -------
+        OneCycleMomentum
+            For ``momentum``, or the first of ``betas``.
+        """
+        return OneCycleMomentum(low, high, self.total, self.pct_start, self.three_phase, self.anneal)
+
+
+def _phases(cycle: OneCycle | OneCycleMomentum, ends: Sequence[float], t: Any) -> Any:
+    """The value after t steps of a cycle in two phases or three, between which it is at these."""
+    part = cycle.pct_start * cycle.total
+    starts = [0.0, part - 1.0, *[2.0 * part - 2.0] * cycle.three_phase, cycle.total - 1.0]
+    spans = [end - start for start, end in pairwise(starts)]
+    t = least(t, cycle.total - 1)
+    phase: Any = 0
+    for start in starts[1:-1]:
+        phase = phase + (t > start)
+    # A phase without any length is at its end.
+    x = (t - pick(starts, phase)) / pick([span or 1.0 for span in spans], phase)
+    x = either(pick(spans, phase) == 0.0, 1.0, x)
+    return between(pick(ends, phase), pick(ends[1:], phase), half_cosine(x) if cycle.anneal == "cos" else 1.0 - x)
+
+
+@dataclass(frozen=True)
+class OneCycleMomentum(Formula, pct_start=hyper.proportion, anneal=hyper.choice("cos", "linear")):
+    """Down from `high` to `low` and up again: the momentum beside the learning rate of a `OneCycle`.
+
+    `OneCycle.momentum` makes it. It turns at the same steps as that rate, and a third phase stays at `high`. torch's
+    ``OneCycleLR(base_momentum=low, max_momentum=high)``.
+
+    Parameters
+    ----------
+    low, high : float
+        The lowest and the highest momentum, at least 0.
+    total, pct_start, three_phase, anneal
+        As for `OneCycle`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of them is out of range.
+
+    Examples
+    --------
+    >>> from fastopt.schedules import OneCycle
+    >>> lr = OneCycle(1.0, total=9, pct_start=1 / 3, anneal="linear")
+    >>> lr.momentum(0.5, 1.0)
+    OneCycleMomentum(low=0.5, high=1.0, total=9, pct_start=0.3333333333333333, three_phase=False, anneal='linear')
+    >>> [round(lr.momentum(0.5, 1.0)(t), 2) for t in range(10)]
+    [1.0, 0.75, 0.5, 0.58, 0.67, 0.75, 0.83, 0.92, 1.0, 1.0]
+    """
+
+    low: float
+    high: float
+    total: int
+    pct_start: float = 0.3
+    three_phase: bool = False
+    anneal: str = "cos"
+
+    def _rate(self, t: Any) -> Any:
+        return _phases(self, [self.high, self.low, *[self.high] * (1 + self.three_phase)], t)
 
 
 @dataclass(frozen=True)
@@ -617,13 +676,13 @@ class Cyclic(Formula, down=hyper.optional(whole(1)), mode=hyper.choice("triangul
     """``low + (high - low) * h * k``, where h goes from 0 to 1 in `up` steps and back in `down` steps, for ever.
 
     k is 1 for ``"triangular"``, halves with each cycle for ``"triangular2"``, and is ``gamma ** t`` for
-    ``"exp_range"``. torch's ``CyclicLR(base_lr=low, max_lr=high, step_size_up=up, step_size_down=down)``, which cycles
-    the momentum as well unless told not to.
+    ``"exp_range"``. torch's ``CyclicLR(base_lr=low, max_lr=high, step_size_up=up, step_size_down=down)``, which moves
+    the momentum against the rate unless told not to; `momentum` gives the schedule for that.
 
     Parameters
     ----------
     low, high : float
-        The lowest and the highest learning rate, at least 0.
+        The learning rate between two cycles, and at the height of one, at least 0.
     up : int
         Steps from `low` to `high`, at least 1.
     down : int, optional
@@ -665,6 +724,21 @@ class Cyclic(Formula, down=hyper.optional(whole(1)), mode=hyper.choice("triangul
             return self.low + height
         k = power(0.5, cycle) if self.mode == "triangular2" else power(self.gamma, t)
         return self.low + either(height == 0.0, 0.0, height * k)  # also where k is past all numbers
+
+    def momentum(self, low: float = 0.8, high: float = 0.9) -> Cyclic:
+        """Return the schedule of a momentum that falls while the learning rate rises, and rises while it falls.
+
+        Parameters
+        ----------
+        low, high : float
+            The lowest and the highest momentum.
+
+        Returns
+        -------
+        Cyclic
+            For ``momentum``, or the first of ``betas``: this one from `high` to `low`.
+        """
+        return Cyclic(high, low, self.up, self.down, self.mode, self.gamma)
 
 
 @dataclass(frozen=True)
