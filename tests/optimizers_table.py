@@ -42,6 +42,7 @@ def chosen(few: Any, everything: Any) -> Any:
 
 # No state, state that looks ahead, one or more arrays of it by the options, two; numbers that persist for each array;
 # a parameter that is assigned, numbers that persist for a group, decay that is decoupled and asks nobody; a first pass.
+# A new kind of rule gets its first class here.
 KINDS = {name: OPTIMIZERS[name] for name in ("SGD", "NAG", "RMSprop", "Adam", "NAdam", "ScheduleFreeAdamW", "LAMB")}
 KINDS = chosen(KINDS, OPTIMIZERS)
 

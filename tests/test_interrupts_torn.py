@@ -30,6 +30,7 @@ from fastopt.schedules import LinearDecay
 
 # A file that is open when Ctrl-C comes is closed by whoever collects it.
 pytestmark = [
+    pytest.mark.no_cover,  # nor is who measures coverage to be interrupted
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]

@@ -687,6 +687,7 @@ def changed_at_each_line(cls, options, change, step, **more):
         yield n, opt, params, grads
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize(
     ("cls", "options", "more", "change"),
