@@ -22,6 +22,7 @@ from .engine import kernels
 from .engine.coefficients import Terms
 from .engine.lock import Lock
 from .engine.lookahead import Averaged
+from .engine.parts import Parts
 from .engine.plan import Plan
 from .engine.state import AVERAGE
 from .hyper import Given, Hyper, Option, Rate
@@ -583,6 +584,51 @@ class Optimizer(Snapshots):
         self._bound()
         return nullcontext()
 
+    def parts(
+        self, *, norm: float | None = None, loss_scale: float | None = None
+    ) -> AbstractContextManager[Callable[[Any, Any], bool]]:
+        """Take one step in parts: each gradient as it comes, so that it can be released before the next is there.
+
+        In a backward pass that goes layer by layer, the memory of one layer's gradients is enough::
+
+            with opt.parts() as part:
+                for name in reversed(layers):
+                    part(name, gradient_of(name))  # which may be overwritten now
+
+        ``part(name, gradient)`` updates a parameter and returns True; False if it was left out. A parameter is named by
+        its key or index, by the keys that lead to it with dots between (``"l1.bias"``), or as in `state`. All are
+        updated with the learning rate and hyper-parameters of the same step. Whatever ends the block, it counts as one
+        step, in which the parameters that were not given had no gradient.
+
+        Parameters
+        ----------
+        norm : float, optional
+            The norm of all gradients together, as they will be given. Needed by `clip_norm`, and by `nonfinite` where
+            it is "skip" or "raise", which look at nothing else then.
+        loss_scale : float, optional
+            What the loss was multiplied by: gradients are divided by it.
+
+        Returns
+        -------
+        context manager
+            One to be entered once.
+
+        Raises
+        ------
+        ValueError
+            When it is entered, if an option needs `norm`. By ``part``, as by `step`, or if a parameter is given twice.
+        KeyError
+            By ``part``, if there is no such parameter.
+        FloatingPointError
+            When it is entered, with ``nonfinite="raise"``, if `norm` is Inf or NaN.
+        TypeError
+            When it is entered, if the optimizer needs sums over all gradients (`Prodigy`).
+        RuntimeError
+            When it is entered, as by `step`; by ``part`` if a group was changed inside the block. Inside it, all else
+            that steps, saves or loads the optimizer is refused.
+        """
+        return Parts(self._bound(), self, norm, loss_scale)
+
     def averaged(self) -> AbstractContextManager[None]:
         """Hold averages of the parameters inside a ``with`` block, and restore their old bits after it.
 
@@ -645,6 +691,33 @@ class Optimizer(Snapshots):
         if self.clip_tensor_norm is not None:
             self._clip_tensors(self.clip_tensor_norm, scale)
         return scale
+
+    def _screened_by(self, norm: Any, scale: float) -> float | None:
+        """Return what the gradients of a step are to be multiplied by whose norm is given; None to skip the step."""
+        self._grad_norm = None
+        if norm is None:
+            wanting = ["clip_norm"] * (self.clip_norm is not None) + ["nonfinite"] * (self.nonfinite != "propagate")
+            for name in wanting:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} needs the norm of all gradients before the first of them is used: "
+                    "wanted norm"
+                )
+            return scale
+        norm = hyper.norm("norm", norm)
+        if self.nonfinite != "propagate" and not math.isfinite(norm):
+            if self.nonfinite == "raise":
+                raise FloatingPointError(f"norm is {norm}: nothing was written")
+            return None
+        self._grad_norm = scaled = norm * scale
+        clip_norm: float | None = self.clip_norm
+        return scale if clip_norm is None or scaled <= clip_norm else scale * (clip_norm / scaled)
+
+    def _screened_part(self) -> None:
+        """Look at the one gradient that there is."""
+        if self.clip_tensor_norm is not None:
+            before = self._grad_norm or 0.0
+            self._clip_tensors(self.clip_tensor_norm, self._bound().scale)
+            self._grad_norm = math.hypot(before, self._grad_norm or 0.0)
 
     def _all_finite(self) -> bool:
         plan = self._bound()

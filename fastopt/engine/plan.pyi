@@ -31,6 +31,7 @@ class Plan:
     remedy: str
     steps: int
     skipped: int
+    scale: float
     back_to_back: bool
     def __init__(
         self,

@@ -244,12 +244,19 @@ cdef class Plan(Groups):
         return left
 
     cdef bint counted(self) noexcept:
-        """Act 5."""
-        self.steps += 1
+        """Act 5; of a step in parts, what is of their leaves."""
         if self.keeps_numbers:
             self.keep_numbers()
-        self.unlooked = self.looks_ahead
+        if not self.in_parts:
+            self.end_parts()
         return self.end_step(True)
+
+    cdef void end_parts(self) noexcept:
+        """Act 5, what comes once a step."""
+        if self.keeps_numbers:
+            self.keep_group_numbers()
+        self.steps += 1
+        self.unlooked = self.looks_ahead
 
     cdef bint update_by_reference(self, object owner, Change change, bint everything) except -1:
         """Acts 4 and 5 in Python, of all classes, or of those alone that do their arithmetic themselves.

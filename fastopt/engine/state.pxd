@@ -29,6 +29,7 @@ cdef class State(Leaves):
     cdef Sweeper sweeper
 
     cdef void keep_numbers(self) noexcept
+    cdef void keep_group_numbers(self) noexcept
     cdef object new_state(self, Py_ssize_t i, str name)
     cdef Stock stock(self, list wanted)
     cdef void lend(self, Stock stock) noexcept

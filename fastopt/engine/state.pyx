@@ -74,7 +74,7 @@ cdef class State(Leaves):
         PyMem_Free(self.asked)
 
     cdef void keep_numbers(self) noexcept:
-        """The step is over: numbers are what it has made of them."""
+        """Leaves have been updated: their numbers are what the step has made of them."""
         cdef Py_ssize_t i, k
         cdef double *kept = <double *>cnp.PyArray_DATA(self.numbers)
         cdef double *made = <double *>cnp.PyArray_DATA(self.next_numbers)
@@ -82,8 +82,12 @@ cdef class State(Leaves):
             for i in range(self.n_leaves):
                 if self.asked[self.leaves[i].group] and self.leaves[i].active:
                     kept[k * self.n_leaves + i] = made[k * self.n_leaves + i]
-        kept = <double *>cnp.PyArray_DATA(self.group_numbers)
-        made = <double *>cnp.PyArray_DATA(self.next_group_numbers)
+
+    cdef void keep_group_numbers(self) noexcept:
+        """The same for groups."""
+        cdef Py_ssize_t i, k
+        cdef double *kept = <double *>cnp.PyArray_DATA(self.group_numbers)
+        cdef double *made = <double *>cnp.PyArray_DATA(self.next_group_numbers)
         for k in range(cnp.PyArray_DIM(self.group_numbers, 0)):
             for i in range(self.n_groups):
                 if self.asked[i]:
