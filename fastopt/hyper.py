@@ -385,6 +385,13 @@ def mask(name: str, value: Any) -> Any:
     return value
 
 
+def state_memory(name: str, value: Any) -> Any:
+    """Check for a function."""
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: wanted a function that makes arrays, or None")
+    return value
+
+
 def choice(*choices: str) -> Check:
     """Return a check for one of these words."""
 

@@ -28,7 +28,7 @@ from .engine.state import AVERAGE
 from .hyper import Given, Hyper, Option, Rate
 from .interrupts import held
 from .snapshots import Snapshots
-from .tree import Tree, dotted
+from .tree import Tree, described, dotted
 from .words import clamp, lane_sum
 
 __all__ = ["Hyper", "Optimizer", "Rate", "Scalars", "Steps", "Values"]
@@ -53,6 +53,21 @@ def _takes_arrays(lr: Any) -> bool:
 def _decayed(p: Array, u: Array, decay: Any) -> Array:
     """DECAYED of src_c/rule.h."""
     return u if decay is None else decay * p + u
+
+
+def _placed(memory: Callable[..., Array], name: str, slot: str, like: Array) -> Array:
+    """The array that the state of a parameter is to lie in."""
+    order = "C" if like.flags.c_contiguous else "F"
+    array = memory(name, slot, like.shape, like.dtype, order)
+    shown = f"state_memory gave for {slot!r} of {name}"
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{shown} {described(array)}: wanted an array")
+    if (array.dtype, array.shape) != (like.dtype, like.shape):
+        raise ValueError(f"{shown} an array {array.dtype} {array.shape}: wanted {like.dtype} {like.shape}")
+    contiguous = array.flags.c_contiguous if order == "C" else array.flags.f_contiguous
+    if not (contiguous and array.flags.writeable and array.flags.aligned):
+        raise ValueError(f"{shown} an array that is not writable, aligned and contiguous in order {order!r}")
+    return array
 
 
 def _as_it_is(array: Array) -> Array:
@@ -105,6 +120,12 @@ class Optimizer(Snapshots):
     decay_mask : callable, optional
         Which parameters decay: a function of a parameter's path, the keys and indices that lead to it with dots between
         (``"l1.bias"``), and the parameter. It is called once for each, and leaves those out for which it gives False.
+    state_memory : callable, optional
+        Where state is to lie, such as ``fastopt.memory.files(folder)`` for files. A function of a parameter's name, the
+        name of the state array (``"exp_avg"``), its shape, dtype and memory order ("C" or "F"), that returns a writable
+        array of these which overlaps nothing. If the array has an attribute ``is_zero`` that is True, it is taken to
+        hold zeros; else it is zeroed. Asked when state is made; state of other shapes than its parameter's stays in
+        ordinary memory. After a fork the child must `bind`, since the memory may be shared.
 
     Notes
     -----
@@ -128,6 +149,7 @@ class Optimizer(Snapshots):
     clip_value: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
     ema_decay: Option[float | None] = Option(hyper.optional(hyper.fraction), default=None)
     decay_mask: Option[Callable[[str, Array], bool] | None] = Option(hyper.optional(hyper.mask), default=None)
+    state_memory: Option[Callable[..., Array] | None] = Option(hyper.optional(hyper.state_memory), default=None)
 
     #: state arrays by the rule's letter, and the name users know them by
     slots: ClassVar[Mapping[str, str]] = {}
@@ -300,7 +322,7 @@ class Optimizer(Snapshots):
         plan.configure(*self._configuration(plan, self._options))
         return plan
 
-    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, float, float, list[bool]]:
+    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[Any, ...]:
         """What the plan is to know of options: see `Plan.configure`."""
         decays = [True] * len(plan.arrays)
         mask = options["decay_mask"]
@@ -316,7 +338,15 @@ class Optimizer(Snapshots):
         if options["ema_decay"] is not None and self._has_average():
             raise ValueError(f"ema_decay: {type(self).__name__} keeps an average of its own")
         screened = options["nonfinite"] != "propagate" or clipping in (["clip_norm"], ["clip_tensor_norm"])
-        return options["zero_grads"], screened, options["clip_value"] or 0.0, options["ema_decay"] or 0.0, decays
+        memory = options["state_memory"]
+        return (
+            options["zero_grads"],
+            screened,
+            options["clip_value"] or 0.0,
+            options["ema_decay"] or 0.0,
+            decays,
+            None if memory is None else partial(_placed, memory),
+        )
 
     def _set_option(self, name: str, value: Any) -> None:
         """Set an option, which has been checked, once no step is running."""
