@@ -112,5 +112,5 @@ sanitize: $(VENV)/.test
 	    $(BIN)/python -m pytest -m "not slow" -p no:cacheprovider -o pythonpath="build/sanitize ."
 
 clean:
-	rm -rf build dist out docs/_build docs/api .venv .venv-adapters .venv-adapters-sklearn .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build dist out docs/_build docs/made .venv .venv-adapters .venv-adapters-sklearn .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	rm -f fastopt/engine/*.so
