@@ -517,7 +517,7 @@ def test_pictures_of_many_and_of_the_line_have_these_panels_too():
     many = "sgd,adam,qhadam,rmsprop,lion,lamb,adagrad"
     _, panels = drawn("digits", "--optimizer", many, "--epochs", 1)
     for name in ("held-out rows", "against time", "accuracy, held-out rows"):
-        assert len(panels[f"best of families, {name}"].lines) == 5
+        assert len(panels[f"best of families\n{name}"].lines) == 5
     assert {"Adam (on QHAdam)", "QHAdam (on Adam)"} & {text.get_text() for text in panels["Adam"].texts}
     _, panels = drawn("line", "--optimizer", "sgd,adam", "--epochs", 1)
     assert list(panels) == ["training rows", "held-out rows", "against time", "SGD, lr 0.12", "Adam, lr 0.05"]

@@ -207,7 +207,7 @@ def _families(results: Sequence[Result], title: str, split: Split, loss: str) ->
         for (family, members), colour, dash in zip(several.items(), cycle(COLOURS), cycle(DASHES), strict=False):
             look: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": 1.0}
             _draw_panel(axes, members[0], x, key, label=f"{members[0].optimizer} ({family})", **look)
-        _finish_panel(axes, f"best of families, {name}", x, y)
+        _finish_panel(axes, f"best of families\n{name}", x, y)
     figure.legend(*panels[above].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     for axes in panels[above + len(curves) :]:
         axes.remove()
