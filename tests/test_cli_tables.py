@@ -290,6 +290,15 @@ def test_a_table_is_read_as_it_is_found(name, text, args, compressed, capsys):
     assert left_out == (text.startswith(",") or '"1"' in text)
 
 
+def test_a_column_without_name_that_counts_nothing_is_a_feature(capsys):
+    Path("t.csv").write_text(",a,b,y\n" + "\n".join(f"{7 - i},{line}" for i, line in enumerate(LINES)))
+    assert trained("t.csv")["data"]["columns"] == 3
+    assert "left out" not in capsys.readouterr().out
+    Path("t.csv").write_text(",a,y\n" + "\n".join(f"{i},{'no' if i % 3 else 'yes'},{i % 2}" for i in range(20)))
+    assert trained("t.csv")["data"]["columns"] == 2  # a column for each of the two texts, none for the number
+    assert "left out the first column" in capsys.readouterr().out
+
+
 def test_a_header_of_scikit_learn_names_the_classes_and_the_target(capsys):
     from sklearn import datasets
 

@@ -102,7 +102,8 @@ def _text(path: Path, reading: Reading, separator: str) -> Table:
             features = _chosen(path, reading, labels, target)
             missing = dict.fromkeys(features, MISSING)
             table = pd.read_csv(path, dtype={target: str}, na_values=missing, **options)
-            if ROWS in labels and not _counts(table[ROWS]):
+            numbers = labels[0] in (UNNAMED, ROWS) and _counts(table[labels[0]])  # of the rows
+            if labels[0] == ROWS and not numbers:
                 raise pd.errors.ParserWarning
             if any(table[label].dtype.kind not in "biuf" for label in features):
                 table = pd.read_csv(path, dtype=str, **options)  # four times as slow, but it knows what stands there
@@ -114,16 +115,15 @@ def _text(path: Path, reading: Reading, separator: str) -> Table:
         raise InputError(f"{path}: not a CSV table: {error}") from None
     if counted is not None and len(table) != counted:
         raise InputError(f"{path}: its header counts {counted} rows; there are {len(table)}")
-    columns = [_stripped(table[label]) if table[label].dtype.kind not in "biuf" else
-               np.asarray(table[label], np.float64) for label in features]  # fmt: skip
-    read = Table([*features], columns, [EPS] * len(features), classes)
-    if features[:1] == labels[:1] and labels[0] in (UNNAMED, ROWS) and len(features) > 1 and _counts(columns[0]):
-        del read.labels[0], read.columns[0], read.rounding[0]
-        read.notes.append("left out the first column, which has no name and counts the rows")
-    read.labels.append(target)
-    read.columns.append(_stripped(table[target]))
-    read.rounding.append(EPS)
-    return read
+    notes = []
+    if numbers and features[:1] == labels[:1] and len(features) > 1:
+        del features[0]
+        notes.append("left out the first column, which has no name and counts the rows")
+    columns = [
+        np.asarray(table[label], np.float64) if table[label].dtype.kind in "biuf" else _stripped(table[label])
+        for label in (*features, target)
+    ]
+    return Table([*features, target], columns, [EPS] * len(columns), classes, notes)
 
 
 UNNAMED, ROWS = "Unnamed: 0", "row numbers"  # of a first column: without a name, or that the header lacks
