@@ -98,6 +98,40 @@ static void run(const fo_rule *rule, int real, int kind, int backward, ptrdiff_t
     }
 }
 
+/* The second moments of a matrix by lines and places, and its update. */
+static void run_factored(const fo_rule *rule, int real, int kind)
+{
+    enum { LINES = 7, LENGTH = 83 };
+    static buffer p, g, line, place;
+    const fo_factored *const f = rule->factored;
+    double of_places[LENGTH] = {0}, of_lines[LINES] = {0}, lanes[FO_MAX_SUMS * FO_LANES] = {0};
+    fo_block block = {.lines = LINES, .length = LENGTH, .apart = LENGTH, .g_apart = LENGTH};
+    block.p = &p, block.g = &g, block.line = &line, block.place = &place;
+    fo_coef coef = {.scale = drawn(0.5, 1), .decay = kind == FO_NO_DECAY ? 0 : drawn(0.001, 0.1)};
+    for (int k = 0; k < FO_MAX_SCALARS; k++)
+        coef.c[k] = drawn(0.05, 0.95);
+    for (ptrdiff_t i = 0; i < LINES * LENGTH; i++) {
+        put(&p, real, i, drawn(-1, 1));
+        put(&g, real, i, drawn(-2, 2));
+        put(&line, real, i, drawn(0, 1));
+        put(&place, real, i, drawn(0, 1));
+    }
+    f->squares(&block, &coef, of_places, of_lines, 1);
+    f->follow(&coef, &line, LINES, of_lines, LENGTH);
+    f->follow(&coef, &place, LENGTH, of_places, LINES);
+    block.mean = f->mean(&line, LINES);
+    f->sums(&block, &coef, lanes);
+    f->step[kind](&block, &coef);
+    for (ptrdiff_t i = 0; i < LINES * LENGTH; i++)
+        add_number(get(&p, real, i));
+    for (int i = 0; i < LENGTH; i++)
+        add_number(get(&place, real, i));
+    for (int i = 0; i < LINES; i++)
+        add_number(get(&line, real, i));
+    for (int i = 0; i < FO_MAX_SUMS * FO_LANES; i++)
+        add_number(lanes[i]);
+}
+
 static void sums_of_gradients(const fo_table *table, int real)
 {
     static buffer g;
@@ -123,6 +157,8 @@ int main(void)
                         const unsigned long long mode = fo_kernel_mode(flush);
                         for (size_t k = 0; k < sizeof SIZES / sizeof *SIZES; k++)
                             run(rule, real, kind, k % 2, SIZES[k]);
+                        if (rule->factored)
+                            run_factored(rule, real, kind);
                         fo_restore_mode(mode);
                     }
                     printf("%s %s %d %" PRIu64 " %016" PRIx64 " %s\n", rule->name, type, kind, count, hash, variant->isa);
