@@ -157,7 +157,7 @@ int main(void)
                         const unsigned long long mode = fo_kernel_mode(flush);
                         for (size_t k = 0; k < sizeof SIZES / sizeof *SIZES; k++)
                             run(rule, real, kind, k % 2, SIZES[k]);
-                        if (rule->factored)
+                        if (rule->factored && rule->factored->step[kind])
                             run_factored(rule, real, kind);
                         fo_restore_mode(mode);
                     }

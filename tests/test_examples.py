@@ -17,6 +17,7 @@ NEEDS = {
     "dask_actor": "distributed",
     "jax_gradients": "jax",
     "keras_numpy": "keras",
+    "larger_than_memory": "numpy",
     "mlp": "numpy",
     "parts_memory": "numpy",
     "pennylane_vqe": "pennylane",
