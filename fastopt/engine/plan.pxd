@@ -29,6 +29,8 @@ cdef class Plan(Groups):
     cdef bint own_factors           # if leaves have factors of their own in this step
     cdef bint looks_ahead           # each step needs a look ahead before it,
     cdef bint unlooked              # and the next one has had none
+    cdef bint shared                # other processes step along,
+    cdef list folded_by             # and these are the terms that this step's coefficients were made of
     cdef int generation             # forks when the plan was last used
 
     cdef list begin(self, object owner, object loss_scale)
@@ -38,10 +40,11 @@ cdef class Plan(Groups):
     cdef bint counted(self) noexcept
     cdef bint update_by_reference(self, object owner, Change change, bint everything) except -1
     cdef int zero_bad_gradients(self) except -1
+    cdef void scale_again(self) noexcept
     cdef int fold_in(self, list terms, const Binding *bindings, First sums) except -1
     cdef void sum_up(self, const Binding *bindings, bint for_class) noexcept
     cdef void prepare_sweep(self, Sweep *w, Operation what) noexcept
     cdef void sweep(self, Operation what, double scale=*) noexcept
     cdef int notice_fork(self) except -1
-    cdef void tear(self) noexcept
+    cpdef void tear(self) noexcept
     cdef int check_within(self) except -1

@@ -11,6 +11,7 @@ Nothing is written before `update`; and there, nothing fails and no Python code 
 
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.math cimport copysign
 from libc.string cimport memcpy
 
 cimport numpy as cnp
@@ -20,7 +21,7 @@ from .chunks cimport (
     chunks_of, in_order)
 from .coefficients cimport Terms
 from .groups cimport FOR_CLASS, NO_SUMS
-from .kernels cimport FO_MAX_SUMS, FO_REALS, fo_coef
+from .kernels cimport FO_MAX_SCALARS, FO_MAX_SUMS, FO_REALS, fo_coef
 from .lock cimport enter_gate, generation, leave_gate
 from .sweep cimport BREAK_EVEN
 
@@ -50,11 +51,14 @@ cdef class Plan(Groups):
         Held during each step.
     looks_ahead : bool
         Whether each step needs a `LookAhead` before it.
+    shared : bool
+        Whether other processes step along, so that whatever can fail of a step is to come before act 3: there the owner
+        meets them.
     """
 
     def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, list classes, Lock lock,
-                  bint looks_ahead):
-        self.lock = lock
+                  bint looks_ahead, bint shared=False):
+        self.lock, self.shared = lock, shared
         self.looks_ahead = self.unlooked = looks_ahead
         self.generation = generation
         self.remedy = ""
@@ -117,9 +121,15 @@ cdef class Plan(Groups):
             changes = self.begin(owner, loss_scale)
             try:
                 self.take(grads)
+                if self.shared:
+                    change = self.fold(owner, changes)
+                    self.folded_by = self.terms if change is None else change.terms
                 if self.screened and not self.look(owner):
                     return False
-                change = self.fold(owner, changes)
+                if self.shared:
+                    self.scale_again()
+                else:
+                    change = self.fold(owner, changes)
                 if self.stale:
                     self.look_again()
                 if forks != generation:
@@ -203,6 +213,12 @@ cdef class Plan(Groups):
                 self.ask_rates(terms)
                 self.fold_in(terms, self.bindings, self.sums)
         return change
+
+    cdef void scale_again(self) noexcept:
+        """Let coefficients that were made before act 3 have the gradient factor that it found."""
+        cdef int k
+        for k in range(self.n_coefs):
+            self.coefs[k].scale = copysign(self.scale, self.coefs[k].scale)  # which has the sign of `maximize`
 
     cdef int fold_in(self, list terms, const Binding *bindings, First sums) except -1:
         """Make coefficients by these terms, after the first passes that their classes ask for."""
@@ -306,7 +322,7 @@ cdef class Plan(Groups):
             raise RuntimeError(self.away)
         return 0
 
-    cdef void tear(self) noexcept:
+    cpdef void tear(self) noexcept:
         """Refuse all use until a load has succeeded: what was being written is half old, half new."""
         self.away, self.remedy = TORN, "load"
 
@@ -341,6 +357,27 @@ cdef class Plan(Groups):
         kind = own.kind if self.leaves[leaf].kernel < FO_REALS else "none"
         return kind, c.scale * (self.factors[leaf] if self.own_factors else 1.0), c.decay, scalars
 
+    def folded(self):
+        """Return what this step of a shared plan does with each leaf, as bytes: equal where it does the same."""
+        cdef Py_ssize_t i
+        cdef const Leaf *f
+        cdef cnp.ndarray coefs = np.zeros((self.n_coefs, 2 + FO_MAX_SCALARS))
+        cdef cnp.ndarray leaves = np.zeros((self.n_leaves, 2), np.int64)
+        cdef double *row
+        self.check_within()
+        for i in range(self.n_leaves):
+            f = &self.leaves[i]
+            if f.active:
+                (<int64_t *>cnp.PyArray_DATA(leaves))[2 * i] = 1 + f.kernel
+                (<int64_t *>cnp.PyArray_DATA(leaves))[2 * i + 1] = f.coef
+                row = <double *>cnp.PyArray_DATA(coefs) + f.coef * (2 + FO_MAX_SCALARS)
+                row[0], row[1] = self.coefs[f.coef].scale, self.coefs[f.coef].decay
+                memcpy(row + 2, self.coefs[f.coef].c, (<Terms>self.folded_by[f.group]).columns * sizeof(double))
+        rules = []
+        for terms in self.folded_by:
+            rules.append((terms.rule, terms.kind))
+        return repr(rules).encode() + leaves.tobytes() + coefs.tobytes()
+
     def updated(self, Py_ssize_t leaf):
         """Whether a leaf has had an update."""
         return bool(self.leaves[leaf].updated)
@@ -358,6 +395,13 @@ cdef class Plan(Groups):
         for i in range(self.all.chunks):
             sum += self.sweeper.partial[i]
         return sum
+
+    def chunk_squares(self, double scale):
+        """Return the same for each chunk of the active leaves."""
+        self.sum_squares(scale)
+        found = np.empty(self.all.chunks)
+        memcpy(cnp.PyArray_DATA(<cnp.ndarray>found), self.sweeper.partial, self.all.chunks * sizeof(double))
+        return found
 
     def squares(self, double scale):
         """Return the same for each leaf, 0 for those that are not active."""
