@@ -44,7 +44,7 @@ def meet(comm: Any, call: str, error: BaseException | None, facts: Mapping[str, 
         if error is not None:
             raise error
         told = text.tobytes().rstrip(b"\0").decode(errors="replace")
-        raise Disagreement(f"rank {first} failed in {_CALLS[table[first, 1]]}, so this rank did nothing: {told}")
+        raise Disagreement(f"rank {first} failed in {_CALLS[table[first, 1]]}: {told}")
     if (table == table[0]).all():
         return
     rank = int((table != table[0]).any(axis=1).argmax())
