@@ -222,11 +222,7 @@ def any_sizes_and_message_lengths_have_the_bits_of_one_process():
     leaf = st.tuples(sizes, st.sampled_from(["f4", "f8"]), st.booleans())
 
     @settings(derandomize=True, database=None, deadline=None, max_examples=60, phases=[Phase.generate])
-    @given(
-        st.lists(leaf, min_size=1, max_size=6),
-        st.sampled_from([1, 1000, 40_000, 1 << 20]),
-        st.sampled_from([None, 0.1]),
-    )
+    @given(st.lists(leaf, min_size=1, max_size=6), lengths, st.sampled_from([None, 0.1]))
     def check(specs, buffer_bytes, clip_norm):
         def world():
             rng = np.random.default_rng(0)
@@ -450,7 +446,7 @@ def what_fails_before_the_first_write_changes_nothing_and_after_it_tears():
         pair = Pair(buffer_bytes=64 * 4 * RANKS)
         pair.step(0)
         with waiting(error, after):
-            refused(lambda p=pair: p.opt.step(grads(1, RANK)), ALL, MPI.Exception, "MPI_ERR_OTHER", pair)
+            refused(lambda p=pair: p.opt.step(grads(1, RANK)), ALL, MPI.Exception, "MPI", pair)
         COMM.Barrier()
         # Messages of the round that was broken off are still there: a communicator of its own keeps them apart.
         pair.opt._comm = COMM.Dup()
@@ -462,7 +458,7 @@ def what_fails_before_the_first_write_changes_nothing_and_after_it_tears():
         path = FOLDER / f"before-{RANKS}.safetensors"
         pair.opt.save(path)
         with mock.patch.object(Sharded, "_spread", spread_that_fails(error, after)):
-            refused(lambda p=pair: p.opt.step(grads(1, RANK)), ALL, MPI.Exception, "MPI_ERR_OTHER")
+            refused(lambda p=pair: p.opt.step(grads(1, RANK)), ALL, MPI.Exception, "MPI")
         COMM.Barrier()
         pair.opt._comm = COMM.Dup()
         for call in (lambda p=pair: p.opt.step(grads(1, RANK)), lambda p=pair: p.opt.save(FOLDER / "torn")):

@@ -18,6 +18,7 @@ NEEDS = {
     "jax_gradients": "jax",
     "keras_numpy": "keras",
     "mlp": "numpy",
+    "mpi_mlp": "mpi4py",
     "pennylane_vqe": "pennylane",
     "qiskit_vqe": "qiskit",
     "ray_actor": "ray",

@@ -84,14 +84,14 @@ def job(tmp_path_factory):
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4], ids=lambda n: f"{n} ranks")
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4], ids=lambda n: f"{n}-ranks")
 def test_on_ranks(job, ranks, scenario):
     folder, shown = job(ranks)
     written = [(folder / f"rank-{rank}").read_text() for rank in range(ranks)]
     assert all(scenario in text.split("FAILED")[0].split() for text in written), "\n".join([*written, shown])
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 4], ids=lambda n: f"{n} ranks")
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4], ids=lambda n: f"{n}-ranks")
 def test_what_ranks_have_saved_is_the_file_of_one_process_and_loads_without_mpi(job, ranks, tmp_path):
     folder, shown = job(ranks)
     path = folder / f"continued-{ranks}.safetensors"
@@ -122,6 +122,15 @@ def test_a_rank_that_dies_ends_the_job_and_fewer_ranks_go_on_from_the_checkpoint
     opt.load(path)
     assert opt.steps == 6
     assert bits(tree) == bits(of_one_process(6))
+
+
+def test_the_example_has_the_loss_of_one_process():
+    status, shown = mpiexec(3, HERE.parent / "examples/mpi_mlp.py", timeout=120)
+    assert status == 0, shown
+    losses = re.search(r"held-out loss (\S+), of one process (\S+);", shown)
+    assert losses is not None, shown
+    assert float(losses[1]) == pytest.approx(float(losses[2]), rel=1e-3)  # sums are rounded in another order
+    assert float(losses[1]) < 0.25
 
 
 def test_without_mpi4py_the_library_works_and_the_module_says_what_it_needs():

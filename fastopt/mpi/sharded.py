@@ -106,8 +106,8 @@ class Sharded(Files):
 
     Parameters
     ----------
-    cls : type
-        The class of the optimizer: one whose update goes element by element.
+    optimizer : type
+        The class of the optimizer, such as `fastopt.AdamW`.
     params : array, list, tuple or dict
         Parameters or groups, as for `Optimizer`.
     comm : mpi4py.MPI.Comm
@@ -151,7 +151,7 @@ class Sharded(Files):
 
     def __init__(
         self,
-        cls: type[Optimizer],
+        optimizer: type[Optimizer],
         params: Params,
         *,
         comm: Any,
@@ -167,7 +167,7 @@ class Sharded(Files):
 
         def make() -> dict[str, bytes]:
             self._reduce: Reduce = reduction("reduce", reduce)
-            self._make(cls, params, hyper.whole("buffer_bytes", buffer_bytes), options)
+            self._make(optimizer, params, hyper.whole("buffer_bytes", buffer_bytes), options)
             return {"parameters or settings": self._described(), "values in its parameters": self._digest()}
 
         with held():
@@ -494,7 +494,7 @@ class Sharded(Files):
 def _check_class(cls: Any) -> None:
     """Raise for a class that is not for this."""
     if not (isinstance(cls, type) and issubclass(cls, Optimizer)) or cls is Optimizer:
-        raise TypeError(f"cls is {cls!r}: wanted a class of optimizers, such as fastopt.AdamW")
+        raise TypeError(f"optimizer is {cls!r}: wanted a class of optimizers, such as fastopt.AdamW")
     why = None
     if issubclass(cls, Split):
         why = "has several classes"
