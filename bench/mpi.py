@@ -1,8 +1,9 @@
-"""``python -m bench.mpi``: the step of `fastopt.mpi.Sharded` against the number of ranks, beside MPI's own collectives.
+"""``python -m bench.mpi``: `fastopt.mpi.Sharded` against the number of ranks, beside the collectives of MPI itself.
 
-It starts the ranks itself, with mpiexec, prints a table and leaves mpi.json and bench-mpi.png in OUT. Both steps sum the
-gradients, update by AdamW and bring the parameters to all ranks. They are timed in turns; a time is the median of that
-of the slowest rank. Memory is what a rank's peak grows by from its parameters and gradients on, in a run of its own.
+It starts the ranks itself, with mpiexec, prints a table, and leaves mpi.json and bench-mpi.png in OUT. Both steps sum
+the gradients, update by AdamW and bring the parameters to all ranks. They are timed in turns; a time is the median of
+that of the slowest rank. Memory is what a rank's peak grows by beside its parameters and gradients, in a run of its
+own.
 """
 
 from __future__ import annotations

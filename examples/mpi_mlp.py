@@ -1,7 +1,7 @@
 """The digits model of `fastopt train digits` on many ranks, each with a part of every batch, beside one process.
 
-    pip install 'fastopt[mpi,cli]' mpich
-    mpiexec -n 4 python -m mpi4py examples/mpi_mlp.py
+pip install 'fastopt[mpi,cli]' mpich
+mpiexec -n 4 python -m mpi4py examples/mpi_mlp.py
 """
 
 import numpy as np

@@ -148,7 +148,7 @@ class Optimizer(Snapshots):
     hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]] = {}
     _declared: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}
     _arguments: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}  # those that are not always the default
-    _shared: ClassVar[bool] = False  # whether other processes step along
+    _shared: list[int] | None = None  # elements of whole parameters, where these are parts of them
     _slots: ClassVar[Mapping[str, str]] = {}  # with the average that each may have
 
     # ---- what a class says ----

@@ -28,7 +28,7 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 HOW_IT_WORKS = ROOT / "docs/how_it_works.md"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-ADAPTERS = {"sklearn": "sklearn", "scipy": "scipy", "thinc": "thinc", "torch": "torch", "mpi": "mpi4py"}  # what each needs
+ADAPTERS = {name: name for name in ("sklearn", "scipy", "thinc", "torch")} | {"mpi": "mpi4py"}  # what each needs
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(fastopt.__path__, "fastopt.")

@@ -78,6 +78,8 @@ cdef struct Sweep:
     bint sums                # whether rules have first passes:
     bint for_class           # SUM_UP goes over leaves whose sums their class asks for, or over the large ones of others
     const double *totals     # [leaves][FO_MAX_SUMS] of what SUM_UP went over before
+    int whole                # chunks: see WHOLE; 0 where leaves are parts of larger ones,
+    const Py_ssize_t *sizes  # [leaves] whose elements these are; else NULL
     const fo_variant *variant
     # Filled in by the sweeper:
     double *partial          # [chunks] sums or flags; [chunks][FO_MAX_SUMS] of SUM_UP

@@ -8,7 +8,6 @@ class Terms:
     now: dict[str, Any]
     rule: str
     kind: str
-    sums: tuple[str, ...]
     def __init__(
         self,
         live: dict[str, Any],

@@ -41,7 +41,7 @@ class Plan:
         classes: list[type[Any]],
         lock: Lock,
         looks_ahead: bool,
-        shared: bool = False,
+        shared: list[int] | None = None,
     ) -> None: ...
     def configure(
         self, zero_gradients: bool, screened: bool, clip_value: float, average: float, decays: list[bool]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, ClassVar, NoReturn
@@ -14,7 +15,6 @@ from mpi4py import MPI
 from .. import hyper, threads
 from ..engine import kernels
 from ..engine.chunks import CHUNK
-from ..engine.coefficients import Terms
 from ..engine.lock import Lock
 from ..engine.plan import Plan
 from ..interrupts import held
@@ -48,7 +48,6 @@ __all__ = ["Sharded"]
 class _Shard(Optimizer):
     """What an optimizer of any class is over the parts of its parameters that one rank owns."""
 
-    _shared = True
     _sharded: Sharded
 
     def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, float, float, list[bool]]:
@@ -60,15 +59,6 @@ class _Shard(Optimizer):
         # Of gradients, the caller's are zeroed, and not their sums.
         whole.configure(zero, False, 0.0, 0.0, [True] * len(wholes))
         return False, True, clip_value, average, decays
-
-    def _terms(self, *args: Any, **more: Any) -> Terms:
-        terms = super()._terms(*args, **more)
-        if terms.sums:
-            raise ValueError(
-                f"{type(self).__name__} with the rule {terms.rule!r} sums over whole parameters, of which a rank of "
-                "fastopt.mpi has parts: wanted a rule that goes element by element"
-            )
-        return terms
 
     def _arrays(self, params: bool) -> dict[str, Array]:
         return self._sharded._whole_arrays(params)
@@ -84,20 +74,29 @@ class _Shard(Optimizer):
         return self._sharded._first_of_all(super()._first_nonfinite())
 
     def _sum_squares(self, unit: float) -> float:
-        return _in_turn(self._sharded._chunk_squares(unit).values())
+        found = self._sharded._of_all_chunks(self._bound().chunk_squares(unit))
+        return float(_in_turn(np.zeros(1), *found.values()))
 
     def _squares(self, unit: float) -> list[float]:
-        found = self._sharded._chunk_squares(unit)
-        return [_in_turn([found[leaf]]) if leaf in found else 0.0 for leaf in range(len(self._bound().arrays))]
+        return self._sums_of_all(self._bound().chunk_squares(unit)).tolist()  # type: ignore[no-any-return]
+
+    def _sums_of_all(self, chunks: Array) -> Array:
+        """Return what the chunks of each leaf add up to, on all ranks."""
+        found = np.zeros((len(self._bound().arrays), *chunks.shape[1:]))
+        for leaf, of_leaf in self._sharded._of_all_chunks(chunks).items():
+            found[leaf] = _in_turn(np.zeros((1, *chunks.shape[1:])), of_leaf)
+        return found
 
 
-def _in_turn(sums: Iterable[Array]) -> float:
+def _in_turn(*chunks: Array) -> Array:
     """Sums of chunks added up one after the other, as the engine adds them: not in pairs, as `numpy.sum` would."""
-    return float(np.add.accumulate(np.concatenate([np.zeros(1), *sums]))[-1])
+    with np.errstate(all="ignore"):
+        found: Array = np.add.accumulate(np.concatenate(chunks))[-1]
+    return found
 
 
 class Sharded(Files):
-    """An optimizer of any element-wise class on many ranks, each of which has the state of a part of the parameters.
+    """An optimizer of almost any class on many ranks, each of which has the state of a part of the parameters.
 
     All ranks have all parameters, with the same values, and make the same calls. The parameters, the state and the
     checkpoint have the bits that one process gets which is given the sum or mean of all ranks' gradients, whatever the
@@ -206,7 +205,7 @@ class Sharded(Files):
         mine = [{**group, "params": filled(group["params"], left)} for group in groups]
         made: Any = type(cls.__name__, (_Shard, cls), {})  # under the name that checkpoints have
         shard: Any = made.__new__(made)
-        shard._sharded = self
+        shard._sharded, shard._shared = self, [p.size for p in self._params]
         shard.__init__(mine if tree.grouped else mine[0]["params"], **options)
         self._shard: _Shard = shard
 
@@ -429,15 +428,15 @@ class Sharded(Files):
         index = np.unravel_index(place, array.shape, "C" if array.flags.c_contiguous else "F")
         return leaf, tuple(map(int, index)), array.dtype.type(value)
 
-    def _chunk_squares(self, unit: float) -> dict[int, Array]:
-        """The sums of squares of all chunks, by leaf, on all ranks."""
+    def _of_all_chunks(self, mine: Array) -> dict[int, Array]:
+        """What is known of this rank's chunks, of all ranks' chunks, in their order: by leaf."""
         active = [
             [(leaf, -(-(stop - start) // CHUNK)) for leaf, start, stop in run if self._gradients[leaf] is not None]
             for run in self._runs
         ]
         counts = [sum(chunks for _, chunks in run) for run in active]
-        found = np.empty(sum(counts))
-        self._comm.Allgatherv(self._shard._bound().chunk_squares(unit), [found, counts])
+        found = np.empty((sum(counts), *mine.shape[1:]))
+        self._comm.Allgatherv(mine, [found, [count * math.prod(mine.shape[1:]) for count in counts]])
         by_leaf: dict[int, list[Array]] = {}
         at = 0
         for leaf, chunks in itertools.chain(*active):
@@ -499,8 +498,8 @@ def _check_class(cls: Any) -> None:
     if issubclass(cls, Split):
         why = "has several classes"
     elif cls.looks_ahead:
-        why = "takes its gradients at a point that it must look ahead to"
+        why = "looks ahead"
     elif cls.in_numpy:
-        why = "goes by whole parameters, of which a rank has parts"
+        why = "goes by whole matrices, of which a rank has parts"
     if why is not None:
-        raise ValueError(f"{cls.__name__} {why}: fastopt.mpi wants a class whose update goes element by element")
+        raise ValueError(f"{cls.__name__} {why}, which fastopt.mpi cannot: wanted another class, such as fastopt.AdamW")
