@@ -58,8 +58,10 @@ def _as_it_is(array: Array) -> Array:
     return array
 
 
-def _flattening(array: Array) -> Callable[[Array], Any]:
-    """What lays this array, and others of its shape and memory order, flat in that order."""
+def _as_it_lies(array: Array, with_axes: bool) -> Callable[[Array], Any]:
+    """What lays this array, and others of its memory order, out in that order: flat, or with its axes."""
+    if with_axes and array.ndim > 1:
+        return _as_it_is if array.flags.c_contiguous else methodcaller("transpose")
     return methodcaller("reshape", -1, order="C" if array.flags.c_contiguous else "F")
 
 
@@ -139,6 +141,8 @@ class Optimizer(Snapshots):
     matrices_only: ClassVar[bool] = False
     #: whether `reference` does the arithmetic of `step` too
     in_numpy: ClassVar[bool] = False
+    #: whether `reference` takes matrices with their axes, transposed if in Fortran order; other arrays are laid flat
+    keeps_axes: ClassVar[bool] = False
     #: whether kernels divide by `eps`, in the parameters' type
     eps_in_kernels: ClassVar[bool] = True
     #: whether the rule says what p becomes, and not what is subtracted from it
@@ -614,7 +618,7 @@ class Optimizer(Snapshots):
         for array, count, states, group in zip(plan.arrays, plan.counts, plan.states, plan.tree.groups, strict=True):
             made = None
             if count:
-                flat = _flattening(array)
+                flat = _as_it_lies(array, False)
                 p, s = flat(np.asarray(array)), {slot: flat(state) for slot, state in states.items()}
                 with kernels.kernel_mode(), np.errstate(all="ignore"):
                     average = s[AVERAGE] if AVERAGE in s else self._class_of(group).average(plan.terms[group].now, p, s)
@@ -703,7 +707,7 @@ class Optimizer(Snapshots):
                     continue
                 kind, factor, decay, scalars = plan.coefficients(leaf)
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
-                flat, real = _as_it_is if cls.in_numpy else _flattening(array), array.dtype.type
+                flat, real = _as_it_is if cls.in_numpy else _as_it_lies(array, cls.keeps_axes), array.dtype.type
                 p, g = flat(array), np.asarray(real(factor) * flat(gradient))
                 if self.clip_value is not None:
                     g = clamp(g, -self.clip_value, self.clip_value)

@@ -274,12 +274,16 @@ cdef class Plan(Groups):
     cdef bint update(self, Change change) noexcept:
         """Acts 4 and 5: update all active leaves, and count it; True if gradients are left for `let_go`."""
         cdef bint left
-        if change is None and self.all.elements <= CHUNK_ELEMENTS:  # the GIL is kept, and no fork comes between
+        cdef Sweep w
+        if change is None and self.all.elements <= CHUNK_ELEMENTS and self.matrices is None:  # the GIL is kept: no fork
             self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
             return self.counted()
         enter_gate()
         if change is not None:
             self.adopt(change)
+        if self.matrices is not None:
+            self.prepare_sweep(&w, UPDATE)
+            self.matrices.update(self.sweeper, &w, self.totals)
         if self.sums and not self.shared:
             self.sum_up(self.bindings, False)
         self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)

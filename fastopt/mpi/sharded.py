@@ -499,7 +499,7 @@ def _check_class(cls: Any) -> None:
         why = "has several classes"
     elif cls.looks_ahead:
         why = "looks ahead"
-    elif cls.in_numpy:
+    elif cls.in_numpy or cls.state_shape.__func__ is not Optimizer.state_shape.__func__:  # type: ignore[attr-defined]
         why = "goes by whole matrices, of which a rank has parts"
     if why is not None:
         raise ValueError(f"{cls.__name__} {why}, which fastopt.mpi cannot: wanted another class, such as fastopt.AdamW")
