@@ -146,20 +146,23 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             of = [row for row in rows if row["ranks"] == ranks]
             for who, colour in ((OURS, BLUE), (OWN, ORANGE)):
                 times = [row["times"][who] for row in of]
-                left.plot([row["n"] for row in of], times, color=colour, marker=marker, label=f"{who}, {ranks} ranks")
-        left.set(xscale="log", yscale="log", xlabel="parameters, float32", ylabel="time of a step, seconds")
-        left.set_title("How long does a step take?")
-        left.legend(fontsize=9)
+                label = f"{who}, {ranks} ranks"
+                left.plot([row["n"] for row in of], times, color=colour, marker=marker, label=label)
+        left.set(xscale="log", yscale="log", xlabel="parameters, float32", ylabel="time of a step, s, on two cores")
+        left.set_title("Time")
+        left.set_ylim(top=1e3)
+        left.legend(fontsize=9, loc="upper left")
         largest = max(row["n"] for row in rows)
         of = [row for row in rows if row["n"] == largest]
+        ranks_of = [row["ranks"] for row in of]
         for who, colour, marker in ((OURS, BLUE, "o"), (OWN, ORANGE, "s")):
-            values = [row["memory"][who] / 2**20 for row in of]
-            right.plot([row["ranks"] for row in of], values, color=colour, marker=marker, label=who)
-        formula = [(12 * largest / row["ranks"] + (32 << 20)) / 2**20 for row in of]
-        right.plot([row["ranks"] for row in of], formula, color=GREY, linestyle=":", label="12 N / R + 32 MiB")
+            memory = [row["memory"][who] / 2**20 for row in of]
+            right.plot(ranks_of, memory, color=colour, marker=marker, label=who)
+        formula = [(12 * largest / ranks + (32 << 20)) / 2**20 for ranks in ranks_of]
+        right.plot(ranks_of, formula, color=GREY, linestyle=":", label="12 N / R + 32 MiB")
         right.set(xlabel="ranks", ylabel="MiB on each rank, beside parameters and gradients", xticks=RANKS)
         right.set_ylim(bottom=0)
-        right.set_title(f"How much memory does it take, for {largest:,}?")
+        right.set_title(f"Memory, for $10^{{{len(str(largest)) - 1}}}$ parameters")
         right.legend(fontsize=9)
         figure.tight_layout()
         figure.savefig(path)
