@@ -220,7 +220,7 @@ class Files:
         specs = {name: (np.dtype(dtype), tuple(shape)) for name, dtype, shape in listed}
         plan, slots = self._shard._bound(), self._shard._slots
         for name, whole, part in zip(plan.names, self._whole.specs, plan.specs, strict=True):
-            for key in [name] * params + [f"{name}.{public}" for public in slots.values()]:
+            for key in [name] * bool(params) + [f"{name}.{public}" for public in slots.values()]:
                 if key in specs:
                     _check_fit(key, specs[key], whole)
                     specs[key] = part

@@ -128,7 +128,8 @@ class Sharded(Files):
     Notes
     -----
     Hyper-parameters and options are attributes, as in `Optimizer`, and so are ``param_groups``, ``steps``, ``skipped``,
-    ``step_counts``, ``current_lr``, ``grad_norm`` and ``nbytes``. Set them on all ranks alike.
+    ``step_counts``, ``current_lr``, ``grad_norm`` and ``nbytes``. Set them on all ranks alike. The parameters in
+    ``param_groups`` are the parts that this rank updates, laid flat.
 
     Ranks of one machine share its processors: the number of threads is set to this rank's share of them.
 
@@ -170,7 +171,11 @@ class Sharded(Files):
             return {"parameters or settings": self._described(), "values in its parameters": self._digest()}
 
         with held():
-            together(self._comm, "Sharded()", make)
+            try:
+                together(self._comm, "Sharded()", make)
+            except BaseException:
+                self._comm.Free()
+                raise
             threads.set_num_threads(min(threads.get_num_threads(), share_of_processors(self._comm)))
 
     def _make(self, cls: type[Optimizer], params: Any, buffer_bytes: int, options: dict[str, Any]) -> None:
@@ -298,12 +303,12 @@ class Sharded(Files):
         shard = self._shard
         options = (shard.nonfinite, shard.zero_grads, shard.clip_norm, shard.clip_tensor_norm, shard.clip_value)
         settings = repr((options, shard.ema_decay, kernels.get_flush())).encode() + shard._bound().folded()
-        self._met = True
         facts = {
             "number of steps": repr((shard.steps, shard.skipped)).encode(),
             "gradients that are None": bytes(g is None for g in self._gradients),
             "hyper-parameters or options": settings,
         }
+        self._met = True
         meet(self._comm, "step()", None, facts)
 
     def _sum_gradients(self) -> None:
@@ -464,6 +469,13 @@ class Sharded(Files):
         """Be as new, as `Optimizer.reset`: to be called on all ranks."""
         with self._lock:
             self._shard.reset()
+
+    def close(self) -> None:
+        """Give back what MPI keeps for the optimizer, which is of no use then: for programs that make thousands.
+
+        All ranks call it.
+        """
+        self._comm.Free()
 
     def __repr__(self) -> str:
         comm = self._comm
