@@ -24,7 +24,7 @@ KERNELS = ["src_c/rules.c", "src_c/sums.c"]  # compiled once per real type and i
 HEADERS = ["src_c/fastopt.h", "src_c/rule.h"]
 ENGINE = [
     "kernels", "numbers", "arrays", "lock", "chunks", "sweep", "factored", "coefficients", "leaves", "state", "groups",
-    "plan", "lookahead", "restore", "dlpack",
+    "plan", "lookahead", "parts", "restore", "dlpack",
 ]  # fmt: skip
 REALS = ["f32", "f64"]
 ISAS = {"baseline": []}

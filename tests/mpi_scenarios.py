@@ -171,6 +171,17 @@ def groups_masks_schedules_and_options_have_the_bits_of_one_process():
 
 
 @scenario
+def state_in_files_has_the_bits_of_state_in_memory():
+    pair = Pair(fastopt.LAMB, state_memory=fastopt.memory.files(FOLDER), ema_decay=0.5)
+    for step in range(3):
+        pair.step(step)
+    pair.opt.save(FOLDER / f"files-{RANKS}.safetensors")
+    pair.opt.load(FOLDER / f"files-{RANKS}.safetensors")
+    pair.step(3)
+    pair.check()
+
+
+@scenario
 def norms_that_overflow_or_vanish_clip_as_in_one_process():
     for size in (1e200, 1e-200):
         for options in ({"clip_norm": 1e-3}, {"clip_tensor_norm": 1e-3}):

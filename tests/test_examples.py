@@ -19,6 +19,7 @@ NEEDS = {
     "keras_numpy": "keras",
     "mlp": "numpy",
     "mpi_mlp": "mpi4py",
+    "parts_memory": "numpy",
     "pennylane_vqe": "pennylane",
     "qiskit_vqe": "qiskit",
     "ray_actor": "ray",
@@ -27,7 +28,7 @@ NEEDS = {
     "torch_ppo": "stable_baselines3",
     "torch_steps": "torch",
 }
-SLOW = {"sklearn_mlp", "torch_ppo", "torch_steps"}  # they measure
+SLOW = {"parts_memory", "sklearn_mlp", "torch_ppo", "torch_steps"}  # they measure
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="needs the examples beside the tests")
 

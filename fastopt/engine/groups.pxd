@@ -26,7 +26,7 @@ cdef class Groups(State):
     cdef Factored matrices          # whose second moments are of rows and columns, None if there are none
     cdef bint in_numpy              # whether a class does its rule's arithmetic
     cdef bint averages              # whether parameters have averages
-    cdef double scale               # gradient factor of this step
+    cdef readonly double scale      # gradient factor of this step
     cdef const fo_variant *variant
 
     cdef list changed(self, object owner)

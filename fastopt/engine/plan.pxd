@@ -27,6 +27,7 @@ cdef class Plan(Groups):
     cdef fo_coef average[2]
     cdef double *factors            # [leaves] of gradients,
     cdef bint own_factors           # if leaves have factors of their own in this step
+    cdef bint in_parts              # a step in parts is under way, see `Parts`
     cdef bint looks_ahead           # each step needs a look ahead before it,
     cdef bint unlooked              # and the next one has had none
     cdef bint shared                # leaves are parts of larger ones, of which other processes step the other parts:
@@ -39,6 +40,7 @@ cdef class Plan(Groups):
     cdef Change fold(self, object owner, list changes)
     cdef bint update(self, Change change) noexcept
     cdef bint counted(self) noexcept
+    cdef void end_parts(self) noexcept
     cdef bint update_by_reference(self, object owner, Change change, bint everything) except -1
     cdef int zero_bad_gradients(self) except -1
     cdef int go_on_shared(self, object owner, Change change) except -1

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Plan:
     remedy: str
     steps: int
     skipped: int
+    scale: float
     back_to_back: bool
     def __init__(
         self,
@@ -44,7 +46,13 @@ class Plan:
         shared: list[int] | None = None,
     ) -> None: ...
     def configure(
-        self, zero_gradients: bool, screened: bool, clip_value: float, average: float, decays: list[bool]
+        self,
+        zero_gradients: bool,
+        screened: bool,
+        clip_value: float,
+        average: float,
+        decays: list[bool],
+        memory: Callable[[str, str, Array], Array] | None,
     ) -> None: ...
     def step(self, owner: Snapshots, grads: Any, loss_scale: float | None, by_reference: bool) -> bool: ...
     def unsettle(self) -> None: ...

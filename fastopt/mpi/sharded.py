@@ -50,15 +50,15 @@ class _Shard(Optimizer):
 
     _sharded: Sharded
 
-    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, float, float, list[bool]]:
+    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[Any, ...]:
         mask, whole = options["decay_mask"], self._sharded._whole
         wholes = dict(zip(map(id, plan.arrays), whole.arrays, strict=True))
         if mask is not None:
             options = {**options, "decay_mask": lambda path, part: mask(path, wholes[id(part)])}
-        zero, _, clip_value, average, decays = super()._configuration(plan, options)
+        zero, _, *others = super()._configuration(plan, options)
         # Of gradients, the caller's are zeroed, and not their sums.
-        whole.configure(zero, False, 0.0, 0.0, [True] * len(wholes))
-        return False, True, clip_value, average, decays
+        whole.configure(zero, False, 0.0, 0.0, [True] * len(wholes), None)
+        return False, True, *others
 
     def _arrays(self, params: bool) -> dict[str, Array]:
         return self._sharded._whole_arrays(params)

@@ -56,10 +56,10 @@ class Adafactor(Optimizer):
 
     Notes
     -----
-    State is ``row_var`` and ``col_var`` of a matrix, ``variance`` of other arrays: of a matrix with 1000 rows and columns,
-    2000 numbers in place of a million. A step reads the gradients of a large matrix three times, since rows and columns
-    must be known before :math:`u`, and :math:`R(u)` before the update. Besides, a matrix of more than 65,536 elements
-    needs memory for sums, about 3 % of its own in float32.
+    State is ``row_var`` and ``col_var`` of a matrix, ``variance`` of other arrays: of a matrix with 1000 rows and
+    columns, 2000 numbers in place of a million. A step reads the gradients of a large matrix three times, since rows
+    and columns must be known before :math:`u`, and :math:`R(u)` before the update. Besides, a matrix of more than
+    65,536 elements needs memory for sums, about 3 % of its own in float32.
 
     The sums have the same bits on every processor and for any number of threads, but depend on how a parameter lies in
     memory. :math:`t^\gamma` is the C library's: its last bit may differ between systems.
@@ -108,7 +108,7 @@ class Adafactor(Optimizer):
         """Stacks of matrices are wanted in C order, where the elements of a matrix lie together."""
         if array.ndim > 2 and not array.flags.c_contiguous:
             raise ValueError(
-                f"{name} has {array.ndim} axes in Fortran order: Adafactor wants arrays of more than two axes in C order"
+                f"{name} has {array.ndim} axes in Fortran order: Adafactor wants more than two axes in C order"
             )
 
     @classmethod

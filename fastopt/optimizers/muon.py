@@ -84,7 +84,7 @@ class Muon(Optimizer):
     """
 
     slots: ClassVar[Mapping[str, str]] = {"m": "momentum_buffer"}
-    in_numpy = matrices_only = True
+    in_numpy = matrices_only = keeps_axes = True
     momentum: Hyper[Rate] = Hyper(hyper.proportion, default=0.95)
     nesterov: Hyper[bool] = Hyper(hyper.flag, default=True)
     ns_coefficients: Hyper[tuple[float, float, float]] = Hyper(hyper.three_numbers, default=(3.4445, -4.775, 2.0315))
