@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: for 64 rows its threads spin more than they compute
 
@@ -14,6 +15,12 @@ from fastopt.engine import kernels, sweep
 
 MARGIN = 256  # bytes on either side of a guarded array: four AVX-512 registers
 PATTERN = 0xA5
+
+
+def pytest_sessionstart():
+    """A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish():

@@ -178,6 +178,8 @@ def test_step_equals_reference_step_to_the_bit(data, cls, options, threads):
 def test_groups_equal_optimizers_of_their_own(data, cls):
     parts = [data.draw(PARAMS) for _ in range(data.draw(st.integers(1, 3)))]
     values = [data.draw(hypers(cls)) for _ in parts]
+    for h in values[1:]:
+        h |= {name: values[0][name] for name in cls.same_in_groups if name in values[0]}
     twins = mapped(lambda p: p.copy(order="K"), parts)
     both = cls([{"params": p, **h} for p, h in zip(parts, values, strict=True)])
     each = []
