@@ -61,7 +61,7 @@ def _inline(self: Any, node: Any) -> None:
 def _display(self: Any, node: Any) -> None:
     from docutils import nodes
 
-    style = "overflow-x: auto; overflow-y: hidden; margin: 1em 0"
+    style = "overflow-x: auto; overflow-y: hidden; margin: 1em 0; padding: 0.25em 0"
     self.body.append(f'<div style="{style}">{mathml(node.astext(), display=True)}</div>')
     raise nodes.SkipNode
 

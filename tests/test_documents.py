@@ -103,6 +103,17 @@ def test_the_examples_in_pages_run(page, tmp_path, monkeypatch):
     assert found > 0 or not blocks(page)
 
 
+PROGRAMS = [(page, block) for page in PAGES for block in blocks(page, "py")]
+
+
+@pytest.mark.parametrize(("page", "program"), PROGRAMS, ids=[page.name for page, _ in PROGRAMS])
+def test_the_programs_in_pages_run(page, program, tmp_path, monkeypatch):
+    for name in {*re.findall(r"^import (\w+)", program, re.MULTILINE)} - {"fastopt", "numpy"}:
+        pytest.importorskip(name, reason=f"{name} is not installed, which this program imports")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program, page.name, "exec"), {})
+
+
 @pytest.mark.parametrize("page", [README, CONTRIBUTING, *PAGES], ids=lambda page: page.name)
 def test_code_that_no_test_runs_is_no_python(page):
     # Python blocks are run above, or compiled below in CONTRIBUTING; a session under another name would escape.
