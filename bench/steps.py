@@ -93,7 +93,7 @@ def together(
 ) -> tuple[list[Record], Reasons]:
     """fastopt and these peers in this process, over the same arrays."""
     # p, g and state once for all, again inside JAX, Keras and scikit-learn, and the temporaries of NumPy's forms
-    need = 5 * (2 + len(case.state)) * elements(workload) * (8 if dtype == "float64" else 4)
+    need = (5 if peers else 1) * (2 + len(case.state)) * elements(workload) * (8 if dtype == "float64" else 4)
     if need > available_memory():
         return [], {"everything": f"{workload} in {dtype} wants {need / 2**30:.0f} GiB of free memory"}
     shapes = WORKLOADS[workload]

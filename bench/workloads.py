@@ -48,7 +48,7 @@ def gpt2_small() -> Shapes:
 SINGLE = ["1", "100", "1e3", "1e4", "1e5", "1e6", "1e7", "1e8"]
 LISTS = ["mlp", "thousand-small", "resnet50", "gpt2-small"]
 WORKLOADS: dict[str, Shapes] = {
-    **{name: [(int(float(name)),)] for name in [*SINGLE, "65536"]},
+    **{name: [(int(float(name)),)] for name in [*SINGLE, "65536", "1e9"]},
     "mlp": mlp(784, 256, 256, 10),
     "thousand-small": [(64,)] * 1000,
     "resnet50": resnet50(),
@@ -119,7 +119,8 @@ def on_cache_lines(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     memory = np.empty(size * values.itemsize + 64, np.uint8)
     skip = -memory.ctypes.data % 64
     found = memory[skip : skip + size * values.itemsize].view(values.dtype)
-    found[...] = np.resize(values, size)
+    for begin in range(0, size, values.size):
+        found[begin : begin + values.size] = values[: size - begin]
     return found.reshape(shape)
 
 

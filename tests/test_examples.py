@@ -17,6 +17,7 @@ NEEDS = {
     "dask_actor": "distributed",
     "jax_gradients": "jax",
     "keras_numpy": "keras",
+    "larger_than_memory": "numpy",
     "mlp": "numpy",
     "mpi_mlp": "mpi4py",
     "parts_memory": "numpy",
