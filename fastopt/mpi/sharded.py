@@ -191,7 +191,11 @@ class Sharded(Files):
         ranks, rank = self._comm.size, self._comm.rank
         most = most_bytes(buffer_bytes, 4 * ranks)
         self._runs = runs([p.size for p in self._params], itemsizes, ranks)
+        #: of each rank, in each round, the parts that it owns
         self._messages = [cut(run, itemsizes, most) for run in self._runs]
+        rounds = max(map(len, self._messages))
+        for messages in self._messages:
+            messages += [[]] * (rounds - len(messages))
         self._rooms = np.empty((2, 2, ranks, most), np.uint8)  # of each other round, what is received and sent
         #: of each leaf, where this rank's part of it begins
         self._starts = [0] * len(self._params)
@@ -314,56 +318,54 @@ class Sharded(Files):
     def _sum_gradients(self) -> None:
         """Get the sums over this rank's parts, a message from each rank at a time."""
         rank, ranks = self._comm.rank, self._comm.size
-        like, mine = self._params, self._active[self._comm.rank]
+        like, active, others = self._params, self._active, self._others()
 
         def post(k: int) -> list[Any]:
             requests = []
-            for other in self._others():
-                if k < len(mine) and mine[k]:
-                    room = self._rooms[k % 2, 0, other, : message_size(mine[k], like)]
-                    requests.append(self._comm.Irecv(as_bytes(room), other))
-            for other in self._others():
-                parts = self._active[other][k] if k < len(self._active[other]) else []
-                if parts:
-                    sent = message(self._rooms[k % 2, 1, other], parts, self._gradients, like)
+            if active[rank][k]:
+                size = message_size(active[rank][k], like)
+                requests += [self._comm.Irecv(as_bytes(self._rooms[k % 2, 0, q, :size]), q) for q in others]
+            for other in others:
+                if active[other][k]:
+                    sent = message(self._rooms[k % 2, 1, other], active[other][k], self._gradients, like)
                     requests.append(self._comm.Isend(as_bytes(sent), other))
             return requests
 
         def finish(k: int) -> None:
-            if k < len(mine):
-                received = [laid(self._rooms[k % 2, 0, other], mine[k], like) for other in range(ranks)]
-                received[rank] = [self._gradients[leaf][start:stop] for leaf, start, stop in mine[k]]
-                own = [(leaf, start - self._starts[leaf], stop - self._starts[leaf]) for leaf, start, stop in mine[k]]
-                add_up(received, rank, [self._sums[leaf][start:stop] for leaf, start, stop in own], self._reduce)
+            mine = active[rank][k]
+            received = [laid(self._rooms[k % 2, 0, other], mine, like) for other in range(ranks)]
+            received[rank] = [self._gradients[leaf][start:stop] for leaf, start, stop in mine]
+            starts = self._starts
+            out = [self._sums[leaf][start - starts[leaf] : stop - starts[leaf]] for leaf, start, stop in mine]
+            add_up(received, rank, out, self._reduce)
 
         self._in_rounds(post, finish)
 
     def _spread(self, active: list[list[list[Part]]]) -> None:
         """Send this rank's parts of the parameters to all others, and get theirs; torn if that fails."""
-        rank, like = self._comm.rank, self._params
+        rank, like, others = self._comm.rank, self._params, self._others()
 
         def post(k: int) -> list[Any]:
             requests = []
-            for other in self._others():
-                parts = active[other][k] if k < len(active[other]) else []
+            for other in others:
+                parts = active[other][k]
                 if len(parts) == 1:
                     leaf, start, stop = parts[0]
                     requests.append(self._comm.Irecv(as_bytes(like[leaf][start:stop]), other))
                 elif parts:
                     room = self._rooms[k % 2, 0, other, : message_size(parts, like)]
                     requests.append(self._comm.Irecv(as_bytes(room), other))
-            if k < len(active[rank]) and active[rank][k]:
+            if active[rank][k]:
                 sent = message(self._rooms[k % 2, 1, rank], active[rank][k], like, like)
-                requests += [self._comm.Isend(as_bytes(sent), other) for other in self._others()]
+                requests += [self._comm.Isend(as_bytes(sent), other) for other in others]
             return requests
 
         def finish(k: int) -> None:
-            for other in self._others():
-                parts = active[other][k] if k < len(active[other]) else []
+            for other in others:
+                parts = active[other][k]
                 if len(parts) > 1:
-                    for (leaf, start, stop), part in zip(
-                        parts, laid(self._rooms[k % 2, 0, other], parts, like), strict=True
-                    ):
+                    came = laid(self._rooms[k % 2, 0, other], parts, like)
+                    for (leaf, start, stop), part in zip(parts, came, strict=True):
                         like[leaf][start:stop] = part
 
         try:
@@ -379,7 +381,7 @@ class Sharded(Files):
 
     def _in_rounds(self, post: Callable[[int], list[Any]], finish: Callable[[int], None]) -> None:
         """Exchange messages in rounds: the next ones are on their way before these are finished."""
-        rounds = max(map(len, self._messages))
+        rounds = len(self._messages[0])
         posted: list[list[Any]] = [post(0)] if rounds else []
         for k in range(rounds):
             if k + 1 < rounds:
