@@ -102,6 +102,16 @@ def test_the_examples_in_pages_run(page, tmp_path, monkeypatch):
     assert found > 0 or not blocks(page)
 
 
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "py")], ids=lambda page: page.name)
+def test_the_programs_in_pages_run(page, tmp_path, monkeypatch):
+    # One after the other in one session, where the libraries are installed that they import.
+    monkeypatch.chdir(tmp_path)
+    program = "\n".join(blocks(page, "py"))
+    for name in dict.fromkeys(re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE)):
+        pytest.importorskip(name, reason=f"{name} is not installed, which this page is about")
+    exec(compile(program, page.name, "exec"), {"__name__": page.stem})
+
+
 @pytest.mark.parametrize("page", [README, CONTRIBUTING, *PAGES], ids=lambda page: page.name)
 def test_code_that_no_test_runs_is_no_python(page):
     # Python blocks are run above, or compiled below in CONTRIBUTING; a session under another name would escape.
