@@ -8,11 +8,11 @@ BIN := $(VENV)/bin
 EXTRAS := cli test bench docs dev
 COMPILED := setup.py pyproject.toml $(wildcard src_c/* fastopt/engine/*.p[yx]*)
 
-.PHONY: help train test test-slow adapters bench bench-full bench-smoke lint format docs dist arm sanitize clean
+.PHONY: help train test test-slow adapters mpi mpi-smoke bench bench-full bench-smoke lint format docs dist arm sanitize clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make train | test | test-slow | adapters | bench | bench-full | lint | format | docs | dist | arm | sanitize | clean"
+	@echo "make train | test | test-slow | adapters | mpi | bench | bench-full | lint | format | docs | dist | arm | sanitize | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -57,6 +57,20 @@ adapters: $(PARTNERS)/.ready $(PARTNERS)-sklearn/.ready
 	    $(PARTNERS)-sklearn/bin/python -m pip install --quiet --disable-pip-version-check scikit-learn==$$release; \
 	    $(PARTNERS)-sklearn/bin/python -m pytest -q -m "not slow" tests/test_sklearn.py; \
 	done
+
+# fastopt.mpi on one to four ranks, in an environment with MPI; the example, and the benchmark to see that it runs.
+$(VENV)-mpi/.ready: $(COMPILED)
+	$(PYTHON) -m venv $(VENV)-mpi
+	$(VENV)-mpi/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,mpi]' mpich
+	touch $@
+
+mpi: $(VENV)-mpi/.ready
+	$(VENV)-mpi/bin/python -m pytest tests/test_mpi.py
+	$(VENV)-mpi/bin/python -m pytest -q tests/test_examples.py tests/test_documents.py -k mpi
+	$(VENV)-mpi/bin/python -m bench.mpi --smoke
+
+mpi-smoke: $(VENV)-mpi/.ready
+	$(VENV)-mpi/bin/python -m pytest -q tests/test_mpi.py -k "2-ranks"
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
@@ -112,5 +126,5 @@ sanitize: $(VENV)/.test
 	    $(BIN)/python -m pytest -m "not slow" -p no:cacheprovider -o pythonpath="build/sanitize ."
 
 clean:
-	rm -rf build dist out docs/_build docs/made .venv .venv-adapters .venv-adapters-sklearn .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build dist out docs/_build docs/made .venv .venv-adapters .venv-adapters-sklearn .venv-mpi .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	rm -f fastopt/engine/*.so

@@ -40,6 +40,7 @@ default_role = "code"  # docstrings write `name` for what is typed
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say the types
 autodoc_preserve_defaults = True
+autodoc_mock_imports = ["mpi4py"]
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"GL03", "GL06", "GL07", "SS02", "SS03", "PR01", "PR02", "PR03", "RT03"}
 numpydoc_validation_exclude = {

@@ -333,14 +333,23 @@ class Snapshots:
             plan = self._ready()
             plan.check_parameters()
             plan.settle(self)
-            arrays: dict[str, Array] = {}
-            for leaf, (name, array, state) in enumerate(zip(plan.names, plan.arrays, plan.states, strict=True)):
-                if params:
-                    arrays[name] = array
-                public = self._class_of(plan.tree.groups[leaf])._slots
-                arrays.update({f"{name}.{public[slot]}": values for slot, values in state.items()})
-            header = {**self._header(), "counts": dict(zip(plan.names, plan.counts, strict=True))}
-            checkpoint.write(path, arrays, {"fastopt.optimizer": json.dumps(header), **own})
+            checkpoint.write(path, self._arrays(params), {"fastopt.optimizer": self._text(), **own})
+
+    def _text(self) -> str:
+        """What a file has besides arrays."""
+        plan = self._bound()
+        return json.dumps({**self._header(), "counts": dict(zip(plan.names, plan.counts, strict=True))})
+
+    def _arrays(self, params: bool) -> dict[str, Array]:
+        """The arrays of a file, by their names in it."""
+        plan = self._bound()
+        arrays: dict[str, Array] = {}
+        for leaf, (name, array, state) in enumerate(zip(plan.names, plan.arrays, plan.states, strict=True)):
+            if params:
+                arrays[name] = array
+            public = self._class_of(plan.tree.groups[leaf])._slots
+            arrays.update({f"{name}.{public[slot]}": values for slot, values in state.items()})
+        return arrays
 
     def load(self, path: str | os.PathLike[str], *, params: bool = True, in_place: bool = False) -> None:
         """Read what `save` wrote, into this optimizer and its parameters.

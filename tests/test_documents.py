@@ -29,12 +29,12 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 HOW_IT_WORKS = ROOT / "docs/how_it_works.md"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-ADAPTERS = ("fastopt.sklearn", "fastopt.scipy", "fastopt.thinc", "fastopt.torch")  # which need the library of that name
+ADAPTERS = {name: name for name in ("sklearn", "scipy", "thinc", "torch")} | {"mpi": "mpi4py"}  # what each needs
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(fastopt.__path__, "fastopt.")
     if not m.name.startswith(("fastopt.cli", "fastopt.__"))
-    and (m.name not in ADAPTERS or importlib.util.find_spec(m.name.rpartition(".")[2]))
+    and importlib.util.find_spec(ADAPTERS.get(m.name.split(".")[1], "numpy"))
 )
 
 
@@ -94,8 +94,9 @@ def test_the_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_examples_in_pages_run(page, tmp_path, monkeypatch):
-    if f"fastopt.{page.stem}" in ADAPTERS:
-        pytest.importorskip(page.stem, reason=f"{page.stem} is not installed, which this page is about")
+    if page.stem in ADAPTERS:
+        needed = ADAPTERS[page.stem]
+        pytest.importorskip(needed, reason=f"{needed} is not installed, which this page is about")
     monkeypatch.setattr("fastopt.threads._asked", None)  # and put back what set_num_threads() leaves there
     found = run(page.read_text(), page.name, tmp_path, monkeypatch)
     assert all(">>>" in block for block in blocks(page)), f"{page.name}: what has no >>> is not run"

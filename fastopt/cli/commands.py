@@ -262,15 +262,13 @@ def train(
     rows = split(data, settings.test_fraction, settings.seed, settings.dtype)
     if settings.batch_size > len(rows.y):
         raise InputError(f"--batch-size {settings.batch_size}: there are only {len(rows.y)} rows to train on")
-    each = [
-        st.own(replace(settings, lr=rate), name, set_by_hand, data, len(rows.y))
-        for name in settings.optimizer
-        for rate in _rates(settings, name, data)
-    ]
-    names = [name for name in settings.optimizer for _ in _rates(settings, name, data)]
+    planned = [(name, rate) for name in settings.optimizer for rate in _rates(settings, name, data)]
+    each = [st.own(replace(settings, lr=rate), name, set_by_hand, data, len(rows.y)) for name, rate in planned]
     if save and len(each) > 1:
         raise InputError("--save: a saved run is of one optimizer with one rate; name them with --optimizer and --lr")
-    runs = [Run(name, own, data, rows, twin=compare, resume=resume) for name, own in zip(names, each, strict=True)]
+    runs = [
+        Run(name, own, data, rows, twin=compare, resume=resume) for (name, _), own in zip(planned, each, strict=True)
+    ]
     if all(own == each[0] for own in each):
         settings = each[0]
     draw = _drawing("losses") if plot else None  # takes half a second, and takes it before the training

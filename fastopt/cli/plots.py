@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from fastopt.optimizers import OPTIMIZERS
 
 from .data import Split
-from .report import MANY, families, last_loss
+from .report import MANY, families, to_compare_by
 from .training import Result
 
 # Okabe and Ito (2008): told apart by colour-blind readers; the dashes by those who print in grey.
@@ -180,7 +180,7 @@ def _families(results: Sequence[Result], title: str, split: Split, loss: str) ->
     Below, the best of each family: held-out loss, loss against seconds, accuracy.
     """
     several = families(results)
-    best = min(results, key=last_loss)
+    best = min(results, key=to_compare_by)
     each, columns = (2, 4) if best.path else (1, 3)
     curves = [panel for panel in _curves(best, loss) if panel[3] != "train_loss" or panel[1] == SECONDS]
     above = each * len(several)

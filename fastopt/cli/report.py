@@ -68,7 +68,7 @@ def families(results: Sequence[Result]) -> dict[str, list[Result]]:
     found: dict[str, list[Result]] = {family: [] for family in [*FAMILIES, "others"]}
     for result in results:
         found[of.get(result.optimizer, "others")].append(result)
-    return {family: sorted(members, key=_last_finite) for family, members in found.items() if members}
+    return {family: sorted(members, key=to_compare_by) for family, members in found.items() if members}
 
 
 def last_loss(result: Result) -> float:
@@ -77,8 +77,8 @@ def last_loss(result: Result) -> float:
     return score.train_loss if score.test_loss is None else score.test_loss
 
 
-def _last_finite(result: Result) -> float:
-    """`last_loss` to compare by: of a NaN, that is more than all others."""
+def to_compare_by(result: Result) -> float:
+    """`last_loss`, more than all others where it is NaN."""
     loss = last_loss(result)
     return math.inf if math.isnan(loss) else loss
 
@@ -175,11 +175,11 @@ def _summary(results: Sequence[Result]) -> list[str]:
     what = "training" if results[0].fastopt.test_loss is None else "held-out"
     for name, members in by_name.items():
         if len(members) > 1:
-            best = min(members, key=_last_finite)
+            best = min(members, key=to_compare_by)
             lines.append(f"best rate of {name}: {best.lr:g}, by {what} loss {_number(last_loss(best))}")
     several = families(results)
     if "" not in several:
-        rows = {family: members[0] for family, members in several.items()} | {"all": min(results, key=_last_finite)}
+        rows = {family: members[0] for family, members in several.items()} | {"all": min(results, key=to_compare_by)}
         room = max(map(len, rows))
         lines += [
             f"best of {family:{room}}  {one.optimizer:17}  {_number(last_loss(one))}{rate(one)}"

@@ -274,6 +274,21 @@ cdef class Leaves:
             self.complete = n_active == self.n_leaves
         return 0
 
+    def taken(self, object grads):
+        """Return the array of each leaf of `grads`, None where there is none, once all have passed every check."""
+        cdef Py_ssize_t i
+        cdef list found = []
+        try:
+            self.take(grads)
+            if self.stale:
+                self.look_again()
+            for i in range(self.n_leaves):
+                found.append(self.gradient(i))
+        finally:
+            if self.end_step(False):
+                self.let_go()
+        return found
+
     cdef int take_leaf(self, Py_ssize_t i, object x) except -1:
         """Check one gradient, and take it in."""
         cdef Leaf *f = &self.leaves[i]
