@@ -80,7 +80,9 @@ def tell_in_full(app: Sphinx, what: str, name: str, value: Any, options: Any, li
 def end_blocks(app: Sphinx, doctree: nodes.document) -> None:
     """Leave the empty line out that ends an example for doctest."""
     for block in doctree.findall(nodes.literal_block):
-        block.children = [nodes.Text(block.astext().rstrip("\n"))]
+        if block.rawsource == block.astext():  # and only such blocks get colours
+            block.rawsource = block.rawsource.rstrip("\n")
+            block.children = [nodes.Text(block.rawsource)]
 
 
 def setup(app: Sphinx) -> None:
