@@ -54,7 +54,9 @@ def library(dtype: str, slots: int) -> ctypes.CDLL:
 
 def first_pass(rule: str) -> set[str]:
     """The letters of what a rule's first pass reads, as its source says: none, if it has only one pass."""
-    found = re.search(rf"^SUMS\({rule}, \(([\w, ]*)\).*?^}}", RULES.read_text(), re.MULTILINE | re.DOTALL)
+    found = re.search(
+        rf"^SUMS(?:_OF_GRADIENTS)?\({rule}, \(([\w, ]*)\).*?^}}", RULES.read_text(), re.MULTILINE | re.DOTALL
+    )
     return {"g", *"p" * ("p = LOAD(p)" in found[0]), *filter(None, found[1].split(", "))} if found else set()
 
 

@@ -159,7 +159,8 @@ static inline __attribute__((always_inline)) void fetch(const real *from)
  * tensor before the rule does. It reads what it names of the rule's state and scalars, stores nothing, and adds to its
  * sums, in double: ADD(pp, x). They are kept in LANES partial sums whatever the vector width, and these are added in
  * order: the same bits on every instruction set. Lanes past the end add nothing. (gcc unrolls a loop of up to 16 whole
- * before it vectorises, and then may not: 16 lanes took StableAdamW's pass 4 times as long.) */
+ * before it vectorises, and then may not: 16 lanes took StableAdamW's pass 4 times as long.)
+ * SUMS_OF_GRADIENTS is one that reads parameters for coupled decay only: they are not asked for ahead. */
 enum { LANES = FO_LANES };
 
 #define SUM_PARAM_(rule, x) , double *restrict x##_
@@ -179,7 +180,7 @@ enum { LANES = FO_LANES };
                      (const real *)span.g + at EACH(CONST_STATE_ARG_, rule, state)                     \
                          EACH(SCALAR_ARG_, rule, scalars) EACH(SUM_ARG_, rule, sums))
 
-#define SUMMER_(rule, decay_kind, state, scalars, sums)                                     \
+#define SUMMER_(rule, decay_kind, reads_p, state, scalars, sums)                                     \
     static void rule##_sums_##decay_kind(const fo_span *x, const fo_coef *c, double *total) \
     {                                                                                       \
         const fo_span span = *x;                                                            \
@@ -189,7 +190,8 @@ enum { LANES = FO_LANES };
         for (; at + LANES <= span.n; at += LANES) {                                         \
             ahead = at + AHEAD;                                                             \
             if (ahead < span.reach && at % STRIP == 0) {                                    \
-                fetch((const real *)span.p + ahead);                                        \
+                if (reads_p || decay_kind == FO_COUPLED)                                    \
+                    fetch((const real *)span.p + ahead);                                    \
                 fetch((const real *)span.g + ahead);                                        \
                 EACH(STATE_FETCH_, rule, state)                                             \
             }                                                                               \
@@ -214,14 +216,16 @@ static inline double added(const double *lane)
     return sum;
 }
 
-#define SUMS(rule, state, scalars, sums)                                     \
+#define SUMS(rule, state, scalars, sums) FIRST_PASS_(rule, 1, state, scalars, sums)
+#define SUMS_OF_GRADIENTS(rule, state, scalars, sums) FIRST_PASS_(rule, 0, state, scalars, sums)
+#define FIRST_PASS_(rule, reads_p, state, scalars, sums)                     \
     enum { EACH(SUM_INDEX_, rule, sums) rule##_sum_count };                  \
     static const char *const rule##_sums[] = {EACH(NAME_, rule, sums) NULL}; \
     _Static_assert((int)rule##_sum_count <= (int)FO_MAX_SUMS, #rule);        \
     SUMS_HEAD_(rule, state, scalars, sums);                                  \
-    SUMMER_(rule, FO_NO_DECAY, state, scalars, sums)                         \
-    SUMMER_(rule, FO_COUPLED, state, scalars, sums)                          \
-    SUMMER_(rule, FO_DECOUPLED, state, scalars, sums)                        \
+    SUMMER_(rule, FO_NO_DECAY, reads_p, state, scalars, sums)                \
+    SUMMER_(rule, FO_COUPLED, reads_p, state, scalars, sums)                 \
+    SUMMER_(rule, FO_DECOUPLED, reads_p, state, scalars, sums)               \
     SUMS_HEAD_(rule, state, scalars, sums)
 
 /* FINISH(name, (sums...), (given...), (made...)) opens what makes of these sums over a tensor of n elements, all of the

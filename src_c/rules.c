@@ -625,7 +625,7 @@ RULE(stable_adamw, (m, v), (alpha, beta1, rest1, beta2, rest2, eps, floor, shrin
         STORE(p);
     }
 }
-SUMS(stable_adamw, (v), (beta2, rest2, floor), (uu))
+SUMS_OF_GRADIENTS(stable_adamw, (v), (beta2, rest2, floor), (uu))
 {
     for (ELEMENTS) {
         const real g = GRAD(LOAD(p));
@@ -653,7 +653,7 @@ RULE(cautious_lion, (m), (alpha, beta1, rest1, beta2, rest2, boosted))
         STORE(p);
     }
 }
-SUMS(cautious_lion, (m), (beta1, rest1), (agreed))
+SUMS_OF_GRADIENTS(cautious_lion, (m), (beta1, rest1), (agreed))
 {
     for (ELEMENTS) {
         const real g = GRAD(LOAD(p)), c = beta1 * LOAD(m) + rest1 * g;
@@ -679,7 +679,7 @@ RULE(cautious_adam, (m, v), (alpha, beta1, rest1, beta2, rest2, eps, boosted))
         STORE(p);
     }
 }
-SUMS(cautious_adam, (m), (beta1, rest1), (agreed))
+SUMS_OF_GRADIENTS(cautious_adam, (m), (beta1, rest1), (agreed))
 {
     for (ELEMENTS) {
         const real g = GRAD(LOAD(p)), m = beta1 * LOAD(m) + rest1 * g;
@@ -706,7 +706,7 @@ RULE(cautious_nadam, (m, v), (alpha_g, alpha_m, beta1, rest1, beta2, rest2, eps,
         STORE(p);
     }
 }
-SUMS(cautious_nadam, (m), (alpha_g, alpha_m, beta1, rest1), (agreed))
+SUMS_OF_GRADIENTS(cautious_nadam, (m), (alpha_g, alpha_m, beta1, rest1), (agreed))
 {
     for (ELEMENTS) {
         const real g = GRAD(LOAD(p)), m = beta1 * LOAD(m) + rest1 * g;
@@ -733,7 +733,7 @@ RULE(novograd, (m), (alpha, beta1, tau, norm, decay_inside))
         STORE(p);
     }
 }
-SUMS(novograd, (), (), (gg))
+SUMS_OF_GRADIENTS(novograd, (), (), (gg))
 {
     for (ELEMENTS) {
         const double g = GRAD(LOAD(p));

@@ -61,7 +61,7 @@ def rules():
 def first_passes():
     """The body of each rule's first pass, by its name."""
     text = re.sub(r"/\*.*?\*/", "", (ROOT / "src_c/rules.c").read_text(), flags=re.S)
-    return dict(re.findall(r"^SUMS\((\w+),.*?\)\n\{\n(.*?)^\}", text, flags=re.S | re.M))
+    return dict(re.findall(r"^SUMS(?:_OF_GRADIENTS)?\((\w+),.*?\)\n\{\n(.*?)^\}", text, flags=re.S | re.M))
 
 
 def operations(body, kind):
