@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
@@ -76,8 +77,17 @@ def tell_in_full(app: Sphinx, what: str, name: str, value: Any, options: Any, li
         lines[:] = made.in_full(value)
 
 
+def end_blocks(app: Sphinx, doctree: nodes.document) -> None:
+    """Leave the empty line out that ends an example for doctest."""
+    for block in doctree.findall(nodes.literal_block):
+        if block.rawsource == block.astext():  # and only such blocks get colours
+            block.rawsource = block.rawsource.rstrip("\n")
+            block.children = [nodes.Text(block.rawsource)]
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("builder-inited", lambda _: made.make())
     app.connect("autodoc-process-docstring", tell_in_full, priority=1)  # before numpydoc
+    app.connect("doctree-read", end_blocks)
     app.connect("env-check-consistency", check_public_names)

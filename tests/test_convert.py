@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-import re
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -450,7 +448,7 @@ def test_an_average_of_keras_is_ema_decay(keras):
         assert_close(params, [keras.ops.convert_to_numpy(v) for v in variables], 30)
 
 
-# ---- optax: the table in docs/convert.md ----
+# ---- optax: the table in docs/from_optax.md ----
 
 OPTAX = [
     ("sgd", lambda o: o.sgd(0.1), lambda p: fastopt.SGD(p, 0.1)),
@@ -511,14 +509,3 @@ def test_optaxs_names_are_those_of_the_table(optax, theirs, mine):
         updates, state = transform.update(grads, state, other)
         other = optax.apply_updates(other, updates)
         assert_close(params, map(np.asarray, other), 12 * (step + 1))
-
-
-def test_the_example_with_torch_in_the_docs_runs(torch):
-    page = Path(__file__).parents[1] / "docs/convert.md"
-    if not page.exists():
-        pytest.skip("needs the pages beside the tests")
-    (block,) = re.findall(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-    names = {}
-    exec(compile(block, page.name, "exec"), names)
-    counts = {int(entry["step"]) for entry in names["optimizer"].state.values()}
-    assert counts == {11}

@@ -103,15 +103,14 @@ def test_the_examples_in_pages_run(page, tmp_path, monkeypatch):
     assert found > 0 or not blocks(page)
 
 
-PROGRAMS = [(page, block) for page in PAGES for block in blocks(page, "py")]
-
-
-@pytest.mark.parametrize(("page", "program"), PROGRAMS, ids=[page.name for page, _ in PROGRAMS])
-def test_the_programs_in_pages_run(page, program, tmp_path, monkeypatch):
-    for name in {*re.findall(r"^import (\w+)", program, re.MULTILINE)} - {"fastopt", "numpy"}:
-        pytest.importorskip(name, reason=f"{name} is not installed, which this program imports")
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "py")], ids=lambda page: page.name)
+def test_the_programs_in_pages_run(page, tmp_path, monkeypatch):
+    # One after the other in one session, where the libraries are installed that they import.
     monkeypatch.chdir(tmp_path)
-    exec(compile(program, page.name, "exec"), {})
+    program = "\n".join(blocks(page, "py"))
+    for name in dict.fromkeys(re.findall(r"^(?:import|from) (\w+)", program, re.MULTILINE)):
+        pytest.importorskip(name, reason=f"{name} is not installed, which this page is about")
+    exec(compile(program, page.name, "exec"), {"__name__": page.stem})
 
 
 @pytest.mark.parametrize("page", [README, CONTRIBUTING, *PAGES], ids=lambda page: page.name)
