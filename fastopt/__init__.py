@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 import typing
 
 from . import optimizers
+from .engine.rows import Rows
 from .names import available, create
 from .optimizer import Optimizer
 from .threads import (
@@ -32,6 +33,7 @@ if typing.TYPE_CHECKING:
 
 __all__ = [
     "Optimizer",
+    "Rows",
     "Split",
     "__version__",
     "available",

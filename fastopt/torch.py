@@ -479,7 +479,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
                 if name in entry or all(other in entries for other, index in enumerate(tree.groups) if index == home):
                     numbers[1][k, home] = _number(f"{shown}[{name!r}]", entry.get(name, start))
         order = in_order(plan, slots)
-        restore(plan, order, None, states, counts, fresh, plan.steps, plan.skipped, numbers, [], False)
+        restore(plan, order, None, states, counts, row_counts, fresh, plan.steps, plan.skipped, numbers, [], False)
 
 
 def _named(group: Group) -> Iterator[tuple[Any, Tensor]]:

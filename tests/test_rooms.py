@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not (PACKAGE / "engine/plan.pyx").exists(), reas
 # Each may import what stands before it.
 ORDER = [
     "hyper", "tree", "interrupts", "memory", "kernels", "numbers", "arrays", "lock", "chunks", "sweep", "coefficients",
-    "leaves", "state", "groups", "plan", "lookahead", "restore",
+    "rows", "leaves", "state", "groups", "plan", "lookahead", "restore",
     "dlpack",
 ]  # fmt: skip
 ROOMS = ORDER[4:]

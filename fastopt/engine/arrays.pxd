@@ -23,7 +23,7 @@ cdef extern from "numpy/arrayobject.h" nogil:
 cdef object shown(cnp.ndarray a)
 cdef int real_of(cnp.ndarray a) noexcept
 cdef int check_parameter(object x, str name) except -1
-cdef object viewed(object x, str name)
+cdef object viewed(object x, str name, str wanted=*)
 cdef bint overlap(object a, object b) except -1
 cdef void extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept
 

@@ -55,7 +55,7 @@ cdef int check_parameter(object x, str name) except -1:
     return real
 
 
-cdef object viewed(object x, str name):
+cdef object viewed(object x, str name, str wanted="a gradient must be an array"):
     """x as a base ndarray without a copy, for gradients that are no exact ndarray."""
     if isinstance(x, np.ndarray):
         if isinstance(x, np.ma.MaskedArray):
@@ -64,7 +64,7 @@ cdef object viewed(object x, str name):
     if isinstance(x, np.generic):
         return np.asarray(x)  # what NumPy makes of arithmetic on an array without dimensions
     if isinstance(x, (str, bytes)):
-        raise TypeError(f"{name} is {described(x)}: a gradient must be an array")
+        raise TypeError(f"{name} is {described(x)}: {wanted}")
     for view in (_from_interface, _from_dlpack, _from_buffer):
         try:
             array = view(x)
@@ -72,7 +72,7 @@ cdef object viewed(object x, str name):
             raise TypeError(f"{name} is {described(x)}, which NumPy cannot view without a copy: {error}") from None
         if array is not None:
             return array
-    raise TypeError(f"{name} is {described(x)}: a gradient must be an array, or what NumPy can view as one")
+    raise TypeError(f"{name} is {described(x)}: {wanted}, or what NumPy can view as one")
 
 
 def _from_interface(x):

@@ -364,6 +364,7 @@ def carry(Plan old, Plan new, list origins):
             f.s[k] = old.leaves[was].s[k]
         f.updated = old.leaves[was].updated
         new.states[i] = old.states[was]
+        new.tables[i] = old.tables[was]
         new.watches[i].count, new.watches[i].fresh = old.watches[was].count, old.watches[was].fresh
         new.numbers[:, i] = old.numbers[:, was]
     new.steps, new.skipped, new.unlooked, new.sweeper = old.steps, old.skipped, old.unlooked, old.sweeper

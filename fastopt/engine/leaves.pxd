@@ -7,6 +7,7 @@ cimport numpy as cnp
 
 from .arrays cimport RawArray
 from .chunks cimport Layout, Leaf
+from .rows cimport Rows, Table
 
 cdef struct Watch:
     # What the plan keeps of a parameter besides its Leaf, for the thread that calls step().
@@ -56,12 +57,17 @@ cdef class Leaves:
     cdef Py_ssize_t *first_leaf     # [groups + 1]
     cdef bint complete              # all leaves are active and laid out
     cdef Source source              # of the last gradients that came from one
+    cdef list tables                # of each leaf, its Table if some of its rows had updates of their own, or None
+    cdef dict named                 # the tables that have gradients in this step, by leaf; None if there are none
 
     cdef void require(self, bint zero_gradients) noexcept
     cdef list own_memory(self)
     cdef int check_overlaps(self) except -1
     cdef int take(self, object grads) except -1
     cdef int take_leaf(self, Py_ssize_t i, object x) except -1
+    cdef int take_rows(self, Py_ssize_t i, Rows x) except -1
+    cdef int hold_rows(self, Py_ssize_t i, Table table, cnp.ndarray a) except -1
+    cdef void end_rows(self, bint counted) noexcept
     cdef int look_again(self) except -1
     cdef bint still_there(self, Py_ssize_t i) noexcept
     cdef int check_unmoved(self, Py_ssize_t i) except -1

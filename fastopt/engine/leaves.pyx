@@ -15,6 +15,7 @@ from .arrays cimport (
     viewed)
 from .chunks cimport lay_out
 from .kernels cimport FO_F32
+from .rows cimport Rows, Table, checked_indices
 
 import weakref
 
@@ -136,6 +137,7 @@ cdef class Leaves:
             check_parameter(self.arrays[i], self.names[i])
             n_axes += cnp.PyArray_NDIM(self.arrays[i])
         self.references = list(map(weakref.ref, self.arrays))
+        self.tables = [None] * self.n_leaves
         self.leaves = <Leaf *>PyMem_Calloc(self.n_leaves + 1, sizeof(Leaf))
         self.watches = <Watch *>PyMem_Calloc(self.n_leaves + 1, sizeof(Watch))
         self.shapes = <Py_ssize_t *>PyMem_Calloc(n_axes + 1, sizeof(Py_ssize_t))
@@ -284,6 +286,8 @@ cdef class Leaves:
         if x is None:
             return 0
         if type(x) is not np.ndarray:
+            if isinstance(x, Rows):
+                return self.take_rows(i, x)
             if isinstance(x, (list, tuple, dict)):
                 raise ValueError(f"{self.gradient_names[i]} is {described_tree(x)}: wanted one array")
             x = viewed(x, self.gradient_names[i])
@@ -299,6 +303,9 @@ cdef class Leaves:
                              f"wanted {shown(self.arrays[i])}, as {self.names[i]} has")
         if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(a):
             raise ValueError(f"{self.gradient_names[i]} is read-only: zero_grads=True cannot zero it")
+        if self.tables[i] is not None:
+            (<Table>self.tables[i]).name_all(a)
+            return self.hold_rows(i, self.tables[i], a)
         if (cnp.PyArray_FLAGS(a) & h.wanted) != h.wanted:
             a = a.view()  # one of our own: without the GIL, who set the other's shape could make us read elsewhere
             self.check_apart(i, a)
@@ -311,6 +318,78 @@ cdef class Leaves:
         Py_INCREF(a)
         f.active = True
         return 0
+
+    cdef int take_rows(self, Py_ssize_t i, Rows x) except -1:
+        """Check gradients of some rows, and take them in."""
+        cdef Watch *h = &self.watches[i]
+        cdef str shown_values = f"{self.gradient_names[i]}.values"
+        cdef cnp.ndarray a, indices
+        cdef Table table
+        cdef int axis
+        cdef bint fits
+        self.check_unmoved(i)
+        p = <cnp.ndarray>self.arrays[i]
+        if h.ndim == 0 or self.leaves[i].reversed:
+            why = "has no axes" if h.ndim == 0 else "is in Fortran order"
+            raise ValueError(f"{self.gradient_names[i]} is Rows: {self.names[i]} {why}, and no row of it is one piece "
+                             "of memory")
+        indices = checked_indices(x.indices, f"{self.gradient_names[i]}.indices")
+        a = x.values if type(x.values) is np.ndarray else viewed(x.values, shown_values)
+        self.stale = self.stale or type(x.values) is not np.ndarray or type(x.indices) is not np.ndarray
+        if real_of(a) != self.leaves[i].real:
+            raise TypeError(f"{shown_values} has dtype {a.dtype.str}: wanted {p.dtype}, as {self.names[i]} has")
+        fits = cnp.PyArray_NDIM(a) == h.ndim and cnp.PyArray_DIM(a, 0) == cnp.PyArray_DIM(indices, 0)
+        for axis in range(1, h.ndim if fits else 0):
+            fits = fits and cnp.PyArray_DIM(a, axis) == h.shape[axis]
+        if not fits:
+            wanted = (cnp.PyArray_DIM(indices, 0), *self.shape_of(i)[1:])
+            raise ValueError(f"{shown_values} has shape {shown(a)}: wanted {wanted}, for each index a row of "
+                             f"{self.names[i]}")
+        if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(a):
+            raise ValueError(f"{shown_values} is read-only: zero_grads=True cannot zero it")
+        table = self.tables[i]
+        if table is None:
+            table = Table(np.full(h.shape[0], h.count, np.int64) if h.count else np.zeros(h.shape[0], np.int64),
+                          self.leaves[i].n // max(h.shape[0], <Py_ssize_t>1))
+        table.name(indices, a, self.gradient_names[i], self.names[i])
+        table.one_count = x.counts == "table"
+        return self.hold_rows(i, table, a)
+
+    cdef int hold_rows(self, Py_ssize_t i, Table table, cnp.ndarray a) except -1:
+        """Have rows take part in the step, with gradients that come from an array."""
+        cdef Leaf *f = &self.leaves[i]
+        cdef Watch *h = &self.watches[i]
+        a = a.view()  # see `take_leaf`
+        self.check_apart(i, a)
+        if self.named is None:
+            self.named = {}
+        self.named[i] = table
+        f.rows = &table.named
+        f.g = <const char *>cnp.PyArray_DATA(table.values)
+        f.order = <RawArray *>a
+        h.cleared = NULL  # to be looked at anew each time
+        h.held = <PyObject *>a
+        Py_INCREF(a)
+        f.active = True
+        self.complete = False
+        return 0
+
+    cdef void end_rows(self, bint counted) noexcept:
+        """The step is over for rows; `end_step` counts it for their tables."""
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef Py_ssize_t at = 0, i
+        cdef Table table
+        while PyDict_Next(self.named, &at, &key, &value):
+            i, table = <object>key, <Table>value
+            self.leaves[i].rows = NULL
+            self.leaves[i].order = NULL
+            table.values = None
+            if counted:
+                table.counted(self.watches[i].count, self.watches[i].fresh, self.leaves[i].arrays > 2)
+                self.tables[i] = table
+        self.complete = False
+        self.named = None
 
     cdef int look_again(self) except -1:
         """Raise if Python code has moved what was looked at before."""
@@ -334,7 +413,7 @@ cdef class Leaves:
             return self.source.still_there(self, i)
         a = <cnp.ndarray>h.held
         base = (<object>a).base
-        if raw_data(<RawArray *>a) != f.g:
+        if raw_data(<RawArray *>a) != f.g and f.rows == NULL:  # which may be of a copy
             return False
         if f.order == NULL:
             return ((raw_flags(<RawArray *>a) & h.wanted) == h.wanted and real_of(a) == f.real
@@ -468,6 +547,8 @@ cdef class Leaves:
         cdef Py_ssize_t i
         cdef PyObject *held
         cdef bint others = False
+        if self.named is not None:
+            self.end_rows(counted)
         for i in range(self.n_leaves):
             held = self.watches[i].held
             if held != NULL:
