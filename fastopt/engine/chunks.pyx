@@ -13,13 +13,15 @@ from .kernels cimport FO_MAX_SUMS, enter_mode, fo_coef, fo_kernel, fo_span, leav
 
 cdef extern from *:
     """
-    #define fo_fetch(x) __builtin_prefetch(x)
+    /* Into the second level: 15 to 25 % faster than into the first. gcc takes a function that does nothing else for one
+       without effects, and leaves out its calls. */
+    #define fo_fetch(x) ({ __builtin_prefetch(x, 0, 2); __asm__ volatile(""); })
     """
     void fo_fetch(const void *x) noexcept nogil
 
 cdef enum:
     TILE = 1024
-    ROWS_AHEAD = 4           # chunks of rows that are asked for before it is their turn,
+    ROWS_AHEAD = 8           # chunks of rows that are asked for before it is their turn: 4 or 16 do as well,
     FETCH_BYTES = 1024       # and how much of each array: the rest is foreseen
 
 CHUNK = CHUNK_ELEMENTS
@@ -359,6 +361,7 @@ cdef inline void fetch_piece(const Sweep *w, const Leaf *f, Py_ssize_t chunk) no
     cdef Py_ssize_t at = x.start * f.itemsize, end = at + min(x.count * f.itemsize, <Py_ssize_t>FETCH_BYTES)
     cdef int k
     x.g -= at
+    at -= <uintptr_t>(f.p + at) % LINE
     while at < end:
         fo_fetch(f.p + at)
         fo_fetch(x.g + at)

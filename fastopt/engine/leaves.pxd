@@ -7,7 +7,6 @@ cimport numpy as cnp
 
 from .arrays cimport RawArray
 from .chunks cimport Layout, Leaf
-from .rows cimport Rows, Table
 
 cdef struct Watch:
     # What the plan keeps of a parameter besides its Leaf, for the thread that calls step().
@@ -65,8 +64,7 @@ cdef class Leaves:
     cdef int check_overlaps(self) except -1
     cdef int take(self, object grads) except -1
     cdef int take_leaf(self, Py_ssize_t i, object x) except -1
-    cdef int take_rows(self, Py_ssize_t i, Rows x) except -1
-    cdef int hold_rows(self, Py_ssize_t i, Table table, cnp.ndarray a) except -1
+    cdef int take_rows(self, Py_ssize_t i, object x) except -1
     cdef void end_rows(self, bint counted) noexcept
     cdef int look_again(self) except -1
     cdef bint still_there(self, Py_ssize_t i) noexcept

@@ -15,7 +15,7 @@ from .arrays cimport (
     viewed)
 from .chunks cimport lay_out
 from .kernels cimport FO_F32
-from .rows cimport Rows, Table, checked_indices
+from .rows cimport Rows, Table, new_table
 
 import weakref
 
@@ -304,8 +304,7 @@ cdef class Leaves:
         if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(a):
             raise ValueError(f"{self.gradient_names[i]} is read-only: zero_grads=True cannot zero it")
         if self.tables[i] is not None:
-            (<Table>self.tables[i]).name_all(a)
-            return self.hold_rows(i, self.tables[i], a)
+            return self.take_rows(i, a)
         if (cnp.PyArray_FLAGS(a) & h.wanted) != h.wanted:
             a = a.view()  # one of our own: without the GIL, who set the other's shape could make us read elsewhere
             self.check_apart(i, a)
@@ -319,72 +318,38 @@ cdef class Leaves:
         f.active = True
         return 0
 
-    cdef int take_rows(self, Py_ssize_t i, Rows x) except -1:
-        """Check gradients of some rows, and take them in."""
-        cdef Watch *h = &self.watches[i]
-        cdef str shown_values = f"{self.gradient_names[i]}.values"
-        cdef cnp.ndarray a, indices
-        cdef Table table
-        cdef int axis
-        cdef bint fits
-        self.check_unmoved(i)
-        p = <cnp.ndarray>self.arrays[i]
-        if h.ndim == 0 or self.leaves[i].reversed:
-            why = "has no axes" if h.ndim == 0 else "is in Fortran order"
-            raise ValueError(f"{self.gradient_names[i]} is Rows: {self.names[i]} {why}, and no row of it is one piece "
-                             "of memory")
-        indices = checked_indices(x.indices, f"{self.gradient_names[i]}.indices")
-        a = x.values if type(x.values) is np.ndarray else viewed(x.values, shown_values)
-        self.stale = self.stale or type(x.values) is not np.ndarray or type(x.indices) is not np.ndarray
-        if real_of(a) != self.leaves[i].real:
-            raise TypeError(f"{shown_values} has dtype {a.dtype.str}: wanted {p.dtype}, as {self.names[i]} has")
-        fits = cnp.PyArray_NDIM(a) == h.ndim and cnp.PyArray_DIM(a, 0) == cnp.PyArray_DIM(indices, 0)
-        for axis in range(1, h.ndim if fits else 0):
-            fits = fits and cnp.PyArray_DIM(a, axis) == h.shape[axis]
-        if not fits:
-            wanted = (cnp.PyArray_DIM(indices, 0), *self.shape_of(i)[1:])
-            raise ValueError(f"{shown_values} has shape {shown(a)}: wanted {wanted}, for each index a row of "
-                             f"{self.names[i]}")
-        if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(a):
-            raise ValueError(f"{shown_values} is read-only: zero_grads=True cannot zero it")
-        table = self.tables[i]
-        if table is None:
-            table = Table(np.full(h.shape[0], h.count, np.int64) if h.count else np.zeros(h.shape[0], np.int64),
-                          self.leaves[i].n // max(h.shape[0], <Py_ssize_t>1))
-        table.name(indices, a, self.gradient_names[i], self.names[i])
-        table.one_count = x.counts == "table"
-        return self.hold_rows(i, table, a)
-
-    cdef int hold_rows(self, Py_ssize_t i, Table table, cnp.ndarray a) except -1:
-        """Have rows take part in the step, with gradients that come from an array."""
+    cdef int take_rows(self, Py_ssize_t i, object x) except -1:
+        """Take in gradients of a table's rows: of some, or a gradient that has been checked of all of them."""
         cdef Leaf *f = &self.leaves[i]
         cdef Watch *h = &self.watches[i]
-        a = a.view()  # see `take_leaf`
+        cdef Table table = self.tables[i]
+        cdef cnp.ndarray a
+        if isinstance(x, Rows):
+            self.check_unmoved(i)
+            if table is None:
+                table = new_table(self.arrays[i], h.count, self.names[i], self.gradient_names[i])
+            a = table.name(x, self.arrays[i], self.zero_gradients, self.names[i], self.gradient_names[i])
+        else:
+            a = table.name_all(x)
+        self.stale = True
         self.check_apart(i, a)
         if self.named is None:
             self.named = {}
         self.named[i] = table
         f.rows = &table.named
-        f.g = <const char *>cnp.PyArray_DATA(table.values)
-        f.order = <RawArray *>a
+        f.g, f.order, f.active = <const char *>cnp.PyArray_DATA(table.values), <RawArray *>a, True
         h.cleared = NULL  # to be looked at anew each time
         h.held = <PyObject *>a
         Py_INCREF(a)
-        f.active = True
         self.complete = False
         return 0
 
     cdef void end_rows(self, bint counted) noexcept:
         """The step is over for rows; `end_step` counts it for their tables."""
-        cdef PyObject *key
-        cdef PyObject *value
-        cdef Py_ssize_t at = 0, i
+        cdef Py_ssize_t i
         cdef Table table
-        while PyDict_Next(self.named, &at, &key, &value):
-            i, table = <object>key, <Table>value
-            self.leaves[i].rows = NULL
-            self.leaves[i].order = NULL
-            table.values = None
+        for i, table in self.named.items():
+            self.leaves[i].rows, self.leaves[i].order, table.values = NULL, NULL, None
             if counted:
                 table.counted(self.watches[i].count, self.watches[i].fresh, self.leaves[i].arrays > 2)
                 self.tables[i] = table

@@ -19,7 +19,8 @@ cdef class Table:
     cdef Named named         # rows that have a gradient in this step
     cdef bint one_count      # they go by the number of updates of the table as a whole
     cdef cnp.ndarray values  # their gradients, C-contiguous
-    cdef Entry *entries      # [2][room]: of the batch; what it is sorted with
+    cdef Entry *entries      # [2][room]: of the batch; what it is sorted with;
+    cdef Entry *sorted       # which of them has it by row
     cdef int64_t *row
     cdef const char **g
     cdef Py_ssize_t room
@@ -33,11 +34,13 @@ cdef class Table:
     cdef int *slots          # [2 ** bits]: places in `found` by hash, -1 where there is none
     cdef int bits
 
-    cdef int name_all(self, cnp.ndarray values) except -1
-    cdef int name(self, cnp.ndarray indices, cnp.ndarray values, str shown, str shown_table) except -1
+    cdef cnp.ndarray name_all(self, cnp.ndarray values)
+    cdef cnp.ndarray name(self, Rows x, cnp.ndarray p, bint writable, str shown_p, str shown_x)
+    cdef int sort(self, cnp.ndarray indices, str shown_p, str shown_x) except -1
+    cdef int gather(self, Py_ssize_t n, int itemsize) except -1
     cdef int number(self, int64_t count, bint fresh, bint wants_fresh, int first) except -1
     cdef void counted(self, int64_t count, bint fresh, bint stateful) noexcept
     cdef int grow_slots(self) except -1
 
 cdef int64_t updates_of(int64_t count) noexcept nogil
-cdef cnp.ndarray checked_indices(object x, str shown)
+cdef Table new_table(cnp.ndarray p, int64_t count, str shown_p, str shown_x)

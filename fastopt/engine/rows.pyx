@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
-from .arrays cimport shown as shape_of, viewed
+from .arrays cimport real_of, shown as shape_of, viewed
 from .chunks cimport CHUNK_ELEMENTS
 
 import numpy as np
@@ -94,18 +94,14 @@ cdef int64_t updates_of(int64_t count) noexcept nogil:
     return count if 0 <= count < MOST_UPDATES else MOST_UPDATES
 
 
-cdef cnp.ndarray checked_indices(object x, str shown):
-    """Indices as a C-contiguous array."""
-    if type(x) is not np.ndarray:
-        x = viewed(x, shown, "indices must be an array")
-    cdef cnp.ndarray a = x
-    cdef int kind = cnp.PyArray_TYPE(a)
-    if not (cnp.PyArray_ISNOTSWAPPED(a) and cnp.PyArray_ISINTEGER(a) and cnp.PyArray_ISSIGNED(a)
-            and cnp.PyArray_ITEMSIZE(a) in (4, 8)):
-        raise TypeError(f"{shown} has dtype {a.dtype}: wanted int32 or int64")
-    if cnp.PyArray_NDIM(a) != 1:
-        raise ValueError(f"{shown} has shape {shape_of(a)}: wanted one axis")
-    return np.require(a, None, "CA")
+cdef Table new_table(cnp.ndarray p, int64_t count, str shown_p, str shown_x):
+    """A table for a parameter whose rows have all had so many updates."""
+    if cnp.PyArray_NDIM(p) == 0 or not cnp.PyArray_IS_C_CONTIGUOUS(p):
+        why = "has no axes" if cnp.PyArray_NDIM(p) == 0 else "is not C-contiguous"
+        raise ValueError(f"{shown_x} is Rows: {shown_p} {why}, and so no row of it is one piece of memory")
+    rows = cnp.PyArray_DIM(p, 0)
+    counts = np.full(rows, count, np.int64) if count else np.zeros(rows, np.int64)
+    return Table(counts, cnp.PyArray_SIZE(p) // rows if rows else 0)
 
 
 cdef int grow(void **memory, Py_ssize_t nbytes) except -1:
@@ -177,56 +173,88 @@ cdef class Table:
         PyMem_Free(self.found)
         PyMem_Free(self.slots)
 
-    cdef int name_all(self, cnp.ndarray values) except -1:
-        """Every row has a gradient in this step."""
-        self.values = np.ascontiguousarray(values)
+    cdef cnp.ndarray name_all(self, cnp.ndarray values):
+        """Every row has a gradient in this step; a view of our own of these, as `Leaves.take_leaf` wants it."""
+        values = values.view()
+        self.values = cnp.PyArray_FROM_OF(values, cnp.NPY_ARRAY_CARRAY_RO)
         self.one_count = False
         self.named.row, self.named.g = NULL, NULL
         self.named.n = cnp.PyArray_DIM(self.counts, 0)
-        return 0
+        return values
 
-    cdef int name(self, cnp.ndarray indices, cnp.ndarray values, str shown, str shown_table) except -1:
-        """These rows have a gradient in this step, of [n][size] values."""
-        cdef Py_ssize_t n = cnp.PyArray_DIM(indices, 0), k, m = 0, twice = 0, nbytes
+    cdef cnp.ndarray name(self, Rows x, cnp.ndarray p, bint writable, str shown_p, str shown_x):
+        """The rows of the parameter p that x says have a gradient in this step; a view of our own of these gradients.
+
+        From the look at their shape on, no Python code runs that could change it.
+        """
+        cdef str shown_values = f"{shown_x}.values"
+        cdef cnp.ndarray indices = x.indices if type(x.indices) is np.ndarray else viewed(
+            x.indices, f"{shown_x}.indices", "indices must be an array")
+        cdef cnp.ndarray values = x.values if type(x.values) is np.ndarray else viewed(x.values, shown_values)
+        cdef int axis
+        indices, values = indices.view(), values.view()
+        if not (cnp.PyArray_ISNOTSWAPPED(indices) and cnp.PyArray_ISINTEGER(indices)
+                and cnp.PyArray_ISSIGNED(indices) and cnp.PyArray_ITEMSIZE(indices) in (4, 8)):
+            raise TypeError(f"{shown_x}.indices has dtype {indices.dtype}: wanted int32 or int64")
+        if cnp.PyArray_NDIM(indices) != 1:
+            raise ValueError(f"{shown_x}.indices has shape {shape_of(indices)}: wanted one axis")
+        if real_of(values) != real_of(p):
+            raise TypeError(f"{shown_values} has dtype {values.dtype.str}: wanted {p.dtype}, as {shown_p} has")
+        wanted = (cnp.PyArray_DIM(indices, 0), *shape_of(p)[1:])
+        if shape_of(values) != wanted:
+            raise ValueError(f"{shown_values} has shape {shape_of(values)}: wanted {wanted}, for each index a row of "
+                             f"{shown_p}")
+        if writable and not cnp.PyArray_ISWRITEABLE(values):
+            raise ValueError(f"{shown_values} is read-only: zero_grads=True cannot zero it")
+        self.values = cnp.PyArray_FROM_OF(values, cnp.NPY_ARRAY_CARRAY_RO)
+        self.sort(cnp.PyArray_FROM_OF(indices, cnp.NPY_ARRAY_CARRAY_RO), shown_p, shown_x)
+        self.gather(cnp.PyArray_DIM(indices, 0), cnp.PyArray_ITEMSIZE(values))
+        self.one_count = x.counts == "table"
+        return values
+
+    cdef int sort(self, cnp.ndarray indices, str shown_p, str shown_x) except -1:
+        """Have the batch sorted by row."""
+        cdef Py_ssize_t n = cnp.PyArray_DIM(indices, 0), k
         cdef int64_t rows = cnp.PyArray_DIM(self.counts, 0), row, before = -1
-        cdef const char *at = <const char *>cnp.PyArray_DATA(indices)
-        cdef const char *g
-        cdef char *sum
-        cdef int itemsize = cnp.PyArray_ITEMSIZE(values)
+        cdef const void *at = cnp.PyArray_DATA(indices)
         cdef bint wide = cnp.PyArray_ITEMSIZE(indices) == 8, ascending = True
-        cdef Entry *e
-        self.values = np.require(values, None, "CA")
         if self.room < n:
             grow(<void **>&self.entries, 2 * n * sizeof(Entry))
             grow(<void **>&self.row, n * sizeof(int64_t))
             grow(<void **>&self.g, n * sizeof(char *))
             self.room = n
-        e = self.entries
         for k in range(n):
             row = (<const int64_t *>at)[k] if wide else (<const int32_t *>at)[k]
             if not 0 <= row < rows:
-                raise IndexError(f"{shown}.indices[{k}] is {row}: {shown_table} has {rows} rows, wanted 0 to "
-                                 f"{rows - 1}" if rows else
-                                 f"{shown}.indices[{k}] is {row}: {shown_table} has no rows")
+                wanted = f", wanted 0 to {rows - 1}" if rows else ""
+                raise IndexError(f"{shown_x}.indices[{k}] is {row}: {shown_p} has {rows} rows{wanted}")
             ascending = ascending and row > before
             before = row
-            e[k].row, e[k].at = row, k
+            self.entries[k].row, self.entries[k].at = row, k
+        self.sorted = self.entries
         if not ascending:
-            e = sorted_by_row(e, e + self.room, n, rows)
-            for k in range(1, n):  # those that are named again, the first time
-                twice += e[k].row == e[k - 1].row and (k < 2 or e[k].row != e[k - 2].row)
-        nbytes = self.named.size * itemsize
-        if self.room_sums < twice * nbytes:
-            grow(<void **>&self.sums, twice * nbytes)
-            self.room_sums = twice * nbytes
+            self.sorted = sorted_by_row(self.entries, self.entries + self.room, n, rows)
+        return 0
+
+    cdef int gather(self, Py_ssize_t n, int itemsize) except -1:
+        """Find each row's gradient: where it lies, or the sum of several, in the order of the batch."""
+        cdef Py_ssize_t k, m = 0, sums = 0, nbytes = self.named.size * itemsize
+        cdef const char *g
+        cdef const Entry *e = self.sorted
+        cdef char *sum
+        for k in range(1, n):
+            sums += e[k].row == e[k - 1].row and (k == 1 or e[k].row != e[k - 2].row)
+        if self.room_sums < sums * nbytes:
+            grow(<void **>&self.sums, sums * nbytes)
+            self.room_sums = sums * nbytes
         sum = self.sums
         for k in range(n):
             g = <const char *>cnp.PyArray_DATA(self.values) + e[k].at * nbytes
-            if m == 0 or e[k].row != self.row[m - 1]:
+            if k == 0 or e[k].row != e[k - 1].row:
                 self.row[m], self.g[m] = e[k].row, g
                 m += 1
                 continue
-            if e[k - 1].row != (e[k - 2].row if k > 1 else -1):
+            if k == 1 or e[k].row != e[k - 2].row:
                 memcpy(sum, self.g[m - 1], nbytes)
                 self.g[m - 1] = sum
                 sum += nbytes
