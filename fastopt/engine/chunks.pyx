@@ -8,7 +8,7 @@ parameter are brought into order.
 from libc.stdint cimport int64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
-from .arrays cimport ALIGN_FROM, LINE, raw_data, raw_ndim, raw_shape, raw_size, raw_strides
+from .arrays cimport ALIGN_FROM, LINE, raw_data, raw_ndim, raw_shape, raw_strides
 from .kernels cimport FO_MAX_SUMS, enter_mode, fo_coef, fo_kernel, fo_span, leave_mode
 
 cdef extern from *:
@@ -489,15 +489,14 @@ cdef void run_alone(const Sweep *w) noexcept nogil:
 
 cdef void zero_ordered(const Sweep *w) noexcept nogil:
     """Zero the gradients that lie in another order: once all have been used, since one may overlap itself."""
-    cdef Py_ssize_t i
+    cdef Py_ssize_t i, n
     cdef const Leaf *f
     for i in range(w.all.n_leaves):
         f = &w.all.leaves[i]
         if not f.active or f.order == NULL or f.n == 0:
             continue
-        if f.rows == NULL:
-            in_order(NULL, f, 0, f.n)
-        elif f.g == raw_data(f.order):
-            memset(<void *>f.g, 0, raw_size(f.order) * f.itemsize)
-        elif raw_size(f.order) > 0:
-            in_order(NULL, f, 0, raw_size(f.order))
+        n = f.n if f.rows == NULL else raw_shape(f.order)[0] * f.rows.size  # those that name a row twice are more
+        if f.g == raw_data(f.order) and f.rows != NULL:
+            memset(<void *>f.g, 0, n * f.itemsize)
+        elif n > 0:
+            in_order(NULL, f, 0, n)

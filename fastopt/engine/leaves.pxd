@@ -56,7 +56,7 @@ cdef class Leaves:
     cdef Py_ssize_t *first_leaf     # [groups + 1]
     cdef bint complete              # all leaves are active and laid out
     cdef Source source              # of the last gradients that came from one
-    cdef list tables                # of each leaf, its Table if some of its rows had updates of their own, or None
+    cdef readonly list tables       # of each leaf, its Table if some of its rows had updates of their own, or None
     cdef dict named                 # the tables that have gradients in this step, by leaf; None if there are none
 
     cdef void require(self, bint zero_gradients) noexcept

@@ -7,6 +7,7 @@ from ..snapshots import Snapshots
 from ..tree import Tree
 from .coefficients import Terms
 from .lock import Lock
+from .rows import Table
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +34,7 @@ class Plan:
     skipped: int
     has_rows: bool
     row_counts: list[Array | None]
+    tables: list[Table | None]
     back_to_back: bool
     def __init__(
         self,
