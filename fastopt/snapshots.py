@@ -403,8 +403,8 @@ class Snapshots:
                 reader.read({})  # which says so if the file is damaged
                 raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from None
 
-            rows = [None if key is None else np.empty(reader.specs[key][1], np.int64) for key in fitting.rows]
-            of_rows = {key: counts for key, counts in zip(fitting.rows, rows, strict=True) if counts is not None}
+            of_rows = {key: np.empty(reader.specs[key][1], np.int64) for key in fitting.rows if key is not None}
+            rows = [None if key is None else of_rows[key] for key in fitting.rows]
 
             def wanted(states: list[dict[str, Array]], arrays: list[Array]) -> dict[str, Array]:
                 """Where to read what, by its name in the file."""

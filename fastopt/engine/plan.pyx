@@ -360,7 +360,6 @@ cdef class Plan(Groups):
         """
         cdef const Named *named = self.leaves[leaf].rows
         cdef Py_ssize_t k
-        cdef cnp.ndarray gradient
         if named == NULL:
             return None
         found = {}

@@ -191,7 +191,6 @@ cdef class Table:
         cdef cnp.ndarray indices = x.indices if type(x.indices) is np.ndarray else viewed(
             x.indices, f"{shown_x}.indices", "indices must be an array")
         cdef cnp.ndarray values = x.values if type(x.values) is np.ndarray else viewed(x.values, shown_values)
-        cdef int axis
         indices, values = indices.view(), values.view()
         if not (cnp.PyArray_ISNOTSWAPPED(indices) and cnp.PyArray_ISINTEGER(indices)
                 and cnp.PyArray_ISSIGNED(indices) and cnp.PyArray_ITEMSIZE(indices) in (4, 8)):
