@@ -14,9 +14,9 @@ __version__ = "0.1.0"
 import typing
 
 from . import optimizers
-from .engine.rows import Rows
 from .names import available, create
 from .optimizer import Optimizer
+from .rows import Rows
 from .threads import (
     get_flush_denormals,
     get_num_threads,

@@ -26,9 +26,9 @@ from .engine.dlpack import Changed, Exchange, Tensors, carry
 from .engine.lock import Lock
 from .engine.plan import Plan
 from .engine.restore import restore
-from .engine.rows import Rows
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS
+from .rows import Rows
 from .snapshots import ROW_STEPS
 from .snapshots import _in_order as in_order
 from .tree import Tree

@@ -15,13 +15,14 @@ from .arrays cimport (
     viewed)
 from .chunks cimport lay_out
 from .kernels cimport FO_F32
-from .rows cimport Rows, Table, new_table
+from .rows cimport Table, new_table
 
 import weakref
 
 import numpy as np
 
 from ..memory import is_mapped, overlapping_maps
+from ..rows import Rows
 from ..tree import described as described_tree
 
 cnp.import_array()

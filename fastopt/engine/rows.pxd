@@ -10,10 +10,6 @@ cdef struct Entry:
     int64_t row
     Py_ssize_t at            # in the batch
 
-cdef class Rows:
-    cdef readonly object indices, values
-    cdef readonly str counts
-
 cdef class Table:
     cdef readonly cnp.ndarray counts  # [rows] of updates; negative: none of them has used the state that is there now
     cdef Named named         # rows that have a gradient in this step
@@ -35,7 +31,7 @@ cdef class Table:
     cdef int bits
 
     cdef cnp.ndarray name_all(self, cnp.ndarray values)
-    cdef cnp.ndarray name(self, Rows x, cnp.ndarray p, bint writable, str shown_p, str shown_x)
+    cdef cnp.ndarray name(self, object x, cnp.ndarray p, bint writable, str shown_p, str shown_x)
     cdef int sort(self, cnp.ndarray indices, str shown_p, str shown_x) except -1
     cdef int gather(self, Py_ssize_t n, int itemsize) except -1
     cdef int number(self, int64_t count, bint fresh, bint wants_fresh, int first) except -1

@@ -34,59 +34,6 @@ cdef enum:
 cdef int64_t MOST_UPDATES = 1 << 62
 
 
-@cython.final
-cdef class Rows:
-    """Gradients of some rows of a parameter, along its first axis: an embedding table's, say.
-
-    A step updates the rows that are named, and leaves the others as they are, with their state and their counts of
-    updates, as if the table were a list of its rows, and those that are not named had no gradient.
-
-    Parameters
-    ----------
-    indices : array of int32 or int64, shape (n,)
-        The rows, in any order. The gradients of one that is named more than once are added up, in their order.
-    values : array, shape (n, ...)
-        Their gradients, of the parameter's dtype.
-    counts : {"row", "table"}
-        What t is in an optimizer's formula: the number of updates of each row, or that of the steps in which the table
-        has had a gradient, as torch counts.
-
-    Raises
-    ------
-    ValueError
-        If `counts` is something else. What else is wrong is found in the step.
-
-    Examples
-    --------
-    >>> import fastopt, numpy as np
-    >>> table = np.zeros((4, 2))
-    >>> opt = fastopt.SGD(table, lr=0.5)
-    >>> opt.step(fastopt.Rows(np.array([2, 0, 2]), np.ones((3, 2))))
-    True
-    >>> table
-    array([[-0.5, -0.5],
-           [ 0. ,  0. ],
-           [-1. , -1. ],
-           [ 0. ,  0. ]])
-    """
-
-    def __init__(self, indices, values, *, counts="row"):
-        if counts not in ("row", "table"):
-            raise ValueError(f"counts is {counts!r}: wanted 'row' or 'table'")
-        self.indices, self.values, self.counts = indices, values, str(counts)
-
-    def __repr__(self):
-        counts = "" if self.counts == "row" else f", counts={self.counts!r}"
-        return f"Rows({self.indices!r}, {self.values!r}{counts})"
-
-    def __reduce__(self):
-        return _rows, (self.indices, self.values, self.counts)
-
-
-def _rows(indices, values, counts):
-    return Rows(indices, values, counts=counts)
-
-
 cdef int64_t updates_of(int64_t count) noexcept nogil:
     """How many updates an entry of `Table.counts` says; users can write to it."""
     if count < 0:
@@ -182,15 +129,17 @@ cdef class Table:
         self.named.n = cnp.PyArray_DIM(self.counts, 0)
         return values
 
-    cdef cnp.ndarray name(self, Rows x, cnp.ndarray p, bint writable, str shown_p, str shown_x):
+    cdef cnp.ndarray name(self, object x, cnp.ndarray p, bint writable, str shown_p, str shown_x):
         """The rows of the parameter p that x says have a gradient in this step; a view of our own of these gradients.
 
         From the look at their shape on, no Python code runs that could change it.
         """
         cdef str shown_values = f"{shown_x}.values"
-        cdef cnp.ndarray indices = x.indices if type(x.indices) is np.ndarray else viewed(
-            x.indices, f"{shown_x}.indices", "indices must be an array")
-        cdef cnp.ndarray values = x.values if type(x.values) is np.ndarray else viewed(x.values, shown_values)
+        cdef object i = x.indices, g = x.values
+        cdef bint one_count = x.counts == "table"
+        cdef cnp.ndarray indices = i if type(i) is np.ndarray else viewed(
+            i, f"{shown_x}.indices", "indices must be an array")
+        cdef cnp.ndarray values = g if type(g) is np.ndarray else viewed(g, shown_values)
         indices, values = indices.view(), values.view()
         if not (cnp.PyArray_ISNOTSWAPPED(indices) and cnp.PyArray_ISINTEGER(indices)
                 and cnp.PyArray_ISSIGNED(indices) and cnp.PyArray_ITEMSIZE(indices) in (4, 8)):
@@ -208,7 +157,7 @@ cdef class Table:
         self.values = cnp.PyArray_FROM_OF(values, cnp.NPY_ARRAY_CARRAY_RO)
         self.sort(cnp.PyArray_FROM_OF(indices, cnp.NPY_ARRAY_CARRAY_RO), shown_p, shown_x)
         self.gather(cnp.PyArray_DIM(indices, 0), cnp.PyArray_ITEMSIZE(values))
-        self.one_count = x.counts == "table"
+        self.one_count = one_count
         return values
 
     cdef int sort(self, cnp.ndarray indices, str shown_p, str shown_x) except -1:
