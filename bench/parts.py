@@ -72,6 +72,12 @@ def _serial(run: Run) -> Results:
     return steps.measure(["adam"], ["float32"], workloads, 1, run.pick(0.0, 1.0, 3.0), run.until)
 
 
+def _billion(run: Run) -> Results:
+    """Adam over 10^9 parameters, beside the roof alone: all others would want more memory."""
+    workloads = run.pick(["1e3"], [], ["1e9"])
+    return steps.measure(["adam"], ["float32"], workloads, threads(), run.pick(0.0, 0.0, 30.0), run.until, peers=[])
+
+
 def _scaling(run: Run) -> Results:
     """One thread, two, four, ..."""
     return steps.scaling(run.pick(["1e4"], SINGLE[3:7], SINGLE[2:]), threads(), run.pick(0.0, 1.0, 10.0))
@@ -115,6 +121,7 @@ PARTS: dict[str, Callable[[Run], Results]] = {
     "rules": _rules,
     "serial-rules": _rules,
     "serial-classes": _classes,
+    "billion": _billion,
 }
 
 

@@ -103,6 +103,7 @@ class Fastopt(Peer):
         letters = {public: letter for letter, public in cls.slots.items()}
         read = first_pass(cls.rule(self.optimizer.param_groups[0]))
         data.first = [i for i, x in enumerate(["p", "g", *(letters[name] for name in data.state)]) if x in read]
+        data.second = [1] if cls.keeps_axes and data.params[0].ndim > 1 else []
 
 
 class Twin(Fastopt):

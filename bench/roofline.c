@@ -2,7 +2,8 @@
  *
  * Built by roofline.py for this machine, once per type and number of slots (-DREAL=float -DSLOTS=2); never shipped.
  * Each tensor has 2 + SLOTS arrays: parameter, gradient, state. A sweep reads all and writes all but the gradient, as a
- * fused step must. Before that it reads those of a rule's first pass: bit k of `first` is for array k. c is 0 at run
+ * fused step must. Before that it reads those of a rule's first passes: bit k of `first`, and then of `second`, is for
+ * array k. c is 0 at run
  * time, which the compiler cannot know, so values never change and a sweep may run over anybody's live arrays.
  */
 #include <stddef.h>
@@ -60,7 +61,7 @@ real look(real *const *array, size_t begin, size_t n, unsigned first)
 /* The share of thread `me`: equal numbers of elements, whole blocks, whichever tensors they lie in. */
 static inline __attribute__((always_inline)) void
 share(size_t tensors, const size_t *size, real *const *array, size_t total, real c, int prefetch, unsigned first,
-      size_t me, size_t threads)
+      unsigned second, size_t me, size_t threads)
 {
     volatile real kept = 0; /* so that the sums are computed */
     const size_t blocks = (total + BLOCK - 1) / BLOCK;
@@ -69,6 +70,8 @@ share(size_t tensors, const size_t *size, real *const *array, size_t total, real
         const size_t n = size[i], end = to < n ? to : n;
         if (from < end && first)
             kept = look(array, from, end - from, first);
+        if (from < end && second)
+            kept = look(array, from, end - from, second);
         if (from < end && prefetch)
             stretch(array, from, end - from, c, 1);
         else if (from < end)
@@ -79,19 +82,19 @@ share(size_t tensors, const size_t *size, real *const *array, size_t total, real
     (void)kept;
 }
 
-void sweep(size_t tensors, const size_t *size, real *const *array, real c, int prefetch, unsigned first, int threads,
-           size_t repeats)
+void sweep(size_t tensors, const size_t *size, real *const *array, real c, int prefetch, unsigned first, unsigned second,
+           int threads, size_t repeats)
 {
     size_t total = 0;
     for (size_t i = 0; i < tensors; i++)
         total += size[i];
     for (size_t r = 0; r < repeats; r++)
         if (threads == 1)
-            share(tensors, size, array, total, c, prefetch, first, 0, 1);
+            share(tensors, size, array, total, c, prefetch, first, second, 0, 1);
         else {
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
             for (int me = 0; me < threads; me++)
-                share(tensors, size, array, total, c, prefetch, first, me, threads);
+                share(tensors, size, array, total, c, prefetch, first, second, me, threads);
         }
 }
 

@@ -78,7 +78,7 @@ class Roof(Contender):
             (ctypes.c_void_p * len(pointers))(*pointers),
             real(factor),
             ctypes.c_int(prefetch),
-            ctypes.c_uint(sum(1 << array for array in data.first)),
+            *(ctypes.c_uint(sum(1 << array for array in arrays)) for arrays in (data.first, data.second)),
             ctypes.c_int(threads),
         ]
 

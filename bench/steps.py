@@ -17,7 +17,8 @@ from bench.paper import check
 from bench.peers import Fastopt, Limited, Peer, Twin
 from bench.roofline import Roof, roofs
 from bench.runner import Contender, Timing, Unavailable, interleave, own_process
-from bench.workloads import CASES, WORKLOADS, Case, Data, all_cases, elements
+from bench.workloads import CASES, WORKLOADS, Case, Data, all_cases, as_matrices, elements
+from fastopt.optimizers import OPTIMIZERS
 
 Record = dict[str, Any]
 Reasons = dict[str, str]  # peer -> why it was not measured
@@ -77,7 +78,7 @@ def records(contenders: Sequence[Contender], timings: dict[str, Timing], data: D
                 "packaged": getattr(contender, "packaged", False),
                 "elements": data.elements,
                 "state_bytes": data.dtype.itemsize * len(data.state),
-                "passes": 1 + bool(data.first),
+                "passes": 1 + bool(data.first) + bool(data.second),
                 **times,
                 "gb_per_s": data.bytes_moved / times["us"] / 1e3,
                 "x_roof": timing.over(timings[best]) if best else None,
@@ -92,10 +93,11 @@ def together(
 ) -> tuple[list[Record], Reasons]:
     """fastopt and these peers in this process, over the same arrays."""
     # p, g and state once for all, again inside JAX, Keras and scikit-learn, and the temporaries of NumPy's forms
-    need = 5 * (2 + len(case.state)) * elements(workload) * (8 if dtype == "float64" else 4)
+    need = (5 if peers else 1) * (2 + len(case.state)) * elements(workload) * (8 if dtype == "float64" else 4)
     if need > available_memory():
         return [], {"everything": f"{workload} in {dtype} wants {need / 2**30:.0f} GiB of free memory"}
-    data = Data(WORKLOADS[workload], dtype, case.state)
+    shapes = WORKLOADS[workload]
+    data = Data(as_matrices(shapes) if OPTIMIZERS[case.optimizer].keeps_axes else shapes, dtype, case.state)
     try:
         contenders, skipped = gather(case, data, peers)
     except ValueError as error:  # of fastopt's class, which may want matrices

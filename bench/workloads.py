@@ -48,7 +48,7 @@ def gpt2_small() -> Shapes:
 SINGLE = ["1", "100", "1e3", "1e4", "1e5", "1e6", "1e7", "1e8"]
 LISTS = ["mlp", "thousand-small", "resnet50", "gpt2-small"]
 WORKLOADS: dict[str, Shapes] = {
-    **{name: [(int(float(name)),)] for name in [*SINGLE, "65536"]},
+    **{name: [(int(float(name)),)] for name in [*SINGLE, "65536", "1e9"]},
     "mlp": mlp(784, 256, 256, 10),
     "thousand-small": [(64,)] * 1000,
     "resnet50": resnet50(),
@@ -103,13 +103,24 @@ def all_cases() -> dict[str, Case]:
     return {**CASES, **{case.name: case for case in others}}
 
 
+def as_matrices(shapes: Shapes) -> Shapes:
+    """The same with a matrix, as square as can be, in place of each vector: for rules that keep rows and columns."""
+    found = []
+    for shape in shapes:
+        n = math.prod(shape)
+        rows = next(rows for rows in range(math.isqrt(n), 0, -1) if n % rows == 0)
+        found.append(shape if len(shape) > 1 else (rows, n // rows))
+    return found
+
+
 def on_cache_lines(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """As many of the values, repeated, as the shape has, in an array that starts at a cache line."""
     size = math.prod(shape)
     memory = np.empty(size * values.itemsize + 64, np.uint8)
     skip = -memory.ctypes.data % 64
     found = memory[skip : skip + size * values.itemsize].view(values.dtype)
-    found[...] = np.resize(values, size)
+    for begin in range(0, size, values.size):
+        found[begin : begin + values.size] = values[: size - begin]
     return found.reshape(shape)
 
 
@@ -119,10 +130,11 @@ class Data:
     All contenders that can are handed the very same arrays, so that none has better memory than another. They start at
     cache lines, which is best for all. (NumPy's own large arrays start 16 bytes after one; not all make up for that.)
     `state` maps torch's names to one array a tensor: zeros, until fastopt's own take their place. `first` has the
-    numbers of the arrays, in the order p, g, state, that a first pass reads.
+    numbers of the arrays, in the order p, g, state, that a first pass reads, and `second` those of one after it.
     """
 
     first: Sequence[int] = ()
+    second: Sequence[int] = ()
 
     def __init__(self, shapes: Shapes, dtype: str, state: Sequence[str] = (), seed: int = 0) -> None:
         self.dtype = np.dtype(dtype)
@@ -143,8 +155,8 @@ class Data:
 
     @property
     def bytes_moved(self) -> int:
-        """Bytes one step must move: p, g and state in, p and state out, and before that what a first pass reads."""
-        return (3 + 2 * len(self.state) + len(self.first)) * self.elements * self.dtype.itemsize
+        """Bytes one step must move: p, g and state in, p and state out, and before that what first passes read."""
+        return (3 + 2 * len(self.state) + len(self.first) + len(self.second)) * self.elements * self.dtype.itemsize
 
     def tree(self, arrays: list[np.ndarray]) -> Any:
         """The arrays as a user would hand them over: a lone one alone."""

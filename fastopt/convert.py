@@ -23,7 +23,8 @@ __all__ = ["from_keras", "from_torch", "to_torch"]
 # ---- torch ----
 
 _TORCH = (  # whose names, of hyper-parameters and of state, are ours
-    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD", "Muon",
+    "SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop", "Rprop", "ASGD", "Adafactor",
+    "Muon",
 )  # fmt: skip
 _NO_COUNT = ("SGD", "Muon")  # torch keeps none of their updates
 _OTHER_NAME = {"decoupled": "decoupled_weight_decay"}  # ours: torch's
@@ -99,8 +100,8 @@ def from_torch(optimizer: Any) -> Optimizer:
     Parameters
     ----------
     optimizer : torch.optim.Optimizer
-        An `SGD`, `Adam`, `AdamW`, `NAdam`, `RAdam`, `Adamax`, `Adagrad`, `Adadelta`, `RMSprop`, `Rprop`, `ASGD` or
-        `Muon` whose parameters are float32 or float64, on the CPU.
+        An `SGD`, `Adam`, `AdamW`, `NAdam`, `RAdam`, `Adamax`, `Adagrad`, `Adadelta`, `RMSprop`, `Rprop`, `ASGD`,
+        `Adafactor` or `Muon` whose parameters are float32 or float64, on the CPU.
 
     Returns
     -------

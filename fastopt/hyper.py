@@ -236,6 +236,13 @@ def nonnegative(name: str, value: Any) -> float:
     return _number(name, value, "a finite number of at least 0", 0, math.inf, open_low=False, open_high=True)
 
 
+def norm(name: str, value: Any) -> float:
+    """Check for what the norm of numbers may be: at least 0, Inf or NaN."""
+    if isinstance(value, (float, np.floating)) and not value < math.inf:
+        return float(value)
+    return _number(name, value, "a number of at least 0, Inf or NaN", 0, math.inf, open_low=False, open_high=True)
+
+
 def constant(name: str, value: Any) -> float:
     """Check for a finite number of at least 0, and no schedule."""
     return nonnegative(name, value)
@@ -375,6 +382,13 @@ def mask(name: str, value: Any) -> Any:
     """Check for a function."""
     if not callable(value):
         raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: wanted a function of path and array, or None")
+    return value
+
+
+def state_memory(name: str, value: Any) -> Any:
+    """Check for a function."""
+    if not callable(value):
+        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: wanted a function that makes arrays, or None")
     return value
 
 

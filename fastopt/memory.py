@@ -1,4 +1,4 @@
-"""Memory maps: which arrays are the same bytes of one file.
+"""Memory in files: for state that is larger than memory; and which arrays are the same bytes of one file.
 
 A file can be mapped more than once, and then bytes at one address are those at another: a comparison of addresses, as
 `numpy.shares_memory` makes it, does not see that. Linux is asked what lies where. Where it cannot be, a
@@ -7,8 +7,10 @@ A file can be mapped more than once, and then bytes at one address are those at 
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
+import tempfile
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["is_mapped", "mapped_range", "overlapping_maps"]
+__all__ = ["Files", "files", "is_mapped", "mapped_range", "overlapping_maps"]
 
 Array = npt.NDArray[Any]
 Key = tuple[str | int, int]  # of a file: its device and its inode
@@ -25,6 +27,90 @@ Range = tuple[Key, int, int]
 Mapping = tuple[int, int, Key | None, int]  # from address, to address; file, None for private memory; offset in it
 
 _MAPS = "/proc/self/maps"
+
+
+def files(folder: str | os.PathLike[str]) -> Files:
+    """Have an optimizer's state lie in files: ``state_memory=fastopt.memory.files(folder)``.
+
+    The files have no name and are gone with the process, whatever ends it: to go on later, `save` and `load`. Their
+    space is taken when they are made.
+
+    Parameters
+    ----------
+    folder : str or PathLike
+        A folder on the disk that is to hold them.
+
+    Returns
+    -------
+    callable
+        What `state_memory` wants.
+
+    Raises
+    ------
+    NotADirectoryError
+        If there is no such folder.
+    """
+    return Files(folder)
+
+
+class Files:
+    """Makes arrays that lie in files without names; see `files`.
+
+    Parameters
+    ----------
+    folder : str or PathLike
+        Where they are.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = os.fspath(folder)
+        if not os.path.isdir(self.folder):
+            raise NotADirectoryError(f"folder is {self.folder!r}: there is no such folder")
+
+    def __repr__(self) -> str:
+        return f"files({self.folder!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Files) and self.folder == other.folder
+
+    def __hash__(self) -> int:
+        return hash(self.folder)
+
+    def __call__(self, name: str, slot: str, shape: tuple[int, ...], dtype: Any, order: str) -> Array:
+        """Return zeros in a new file.
+
+        Raises
+        ------
+        OSError
+            If the folder has no room for them.
+        """
+        nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+        if nbytes == 0:
+            return np.zeros(shape, dtype)
+        with tempfile.TemporaryFile(dir=self.folder) as file:
+            try:
+                _allocate(file.fileno(), nbytes)
+            except OSError as error:
+                reason = f"{error.strerror}: {slot!r} of {name} needs {nbytes:,} bytes"
+                raise OSError(error.errno, reason, self.folder) from None
+            memory = mmap.mmap(file.fileno(), nbytes)
+        return np.frombuffer(memory, dtype).reshape(shape, order=order).view(_Zeros)  # type: ignore[call-overload, no-any-return]
+
+
+class _Zeros(np.ndarray[Any, Any]):
+    """An array that is known to hold zeros."""
+
+    is_zero = True
+
+
+def _allocate(file: int, nbytes: int) -> None:
+    """Have a file of so many zeros that has its space: a disk that is full would end the process later."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, nbytes)
+        return
+    zeros = bytes(1 << 20)
+    for begin in range(0, nbytes, len(zeros)):
+        os.write(file, zeros[: nbytes - begin])
 
 
 def is_mapped(array: Array) -> bool:

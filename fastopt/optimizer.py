@@ -22,12 +22,13 @@ from .engine import kernels
 from .engine.coefficients import Terms
 from .engine.lock import Lock
 from .engine.lookahead import Averaged
+from .engine.parts import Parts
 from .engine.plan import Plan
 from .engine.state import AVERAGE
 from .hyper import Given, Hyper, Option, Rate
 from .interrupts import held
 from .snapshots import ROW_STEPS, Snapshots
-from .tree import Tree, dotted
+from .tree import Tree, described, dotted
 from .words import clamp, lane_sum
 
 __all__ = ["Hyper", "Optimizer", "Rate", "Scalars", "Steps", "Values"]
@@ -54,12 +55,29 @@ def _decayed(p: Array, u: Array, decay: Any) -> Array:
     return u if decay is None else decay * p + u
 
 
+def _placed(memory: Callable[..., Array], name: str, slot: str, like: Array) -> Array:
+    """The array that the state of a parameter is to lie in."""
+    order = "C" if like.flags.c_contiguous else "F"
+    array = memory(name, slot, like.shape, like.dtype, order)
+    shown = f"state_memory gave for {slot!r} of {name}"
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{shown} {described(array)}: wanted an array")
+    if (array.dtype, array.shape) != (like.dtype, like.shape):
+        raise ValueError(f"{shown} an array {array.dtype} {array.shape}: wanted {like.dtype} {like.shape}")
+    contiguous = array.flags.c_contiguous if order == "C" else array.flags.f_contiguous
+    if not (contiguous and array.flags.writeable and array.flags.aligned):
+        raise ValueError(f"{shown} an array that is not writable, aligned and contiguous in order {order!r}")
+    return array
+
+
 def _as_it_is(array: Array) -> Array:
     return array
 
 
-def _flattening(array: Array) -> Callable[[Array], Any]:
-    """What lays this array, and others of its shape and memory order, flat in that order."""
+def _as_it_lies(array: Array, with_axes: bool) -> Callable[[Array], Any]:
+    """What lays this array, and others of its memory order, out in that order: flat, or with its axes."""
+    if with_axes and array.ndim > 1:
+        return _as_it_is if array.flags.c_contiguous else methodcaller("transpose")
     return methodcaller("reshape", -1, order="C" if array.flags.c_contiguous else "F")
 
 
@@ -102,6 +120,12 @@ class Optimizer(Snapshots):
     decay_mask : callable, optional
         Which parameters decay: a function of a parameter's path, the keys and indices that lead to it with dots between
         (``"l1.bias"``), and the parameter. It is called once for each, and leaves those out for which it gives False.
+    state_memory : callable, optional
+        Where state is to lie, such as ``fastopt.memory.files(folder)`` for files. A function of a parameter's name, the
+        name of the state array (``"exp_avg"``), its shape, dtype and memory order ("C" or "F"), that returns a writable
+        array of these which overlaps nothing. If the array has an attribute ``is_zero`` that is True, it is taken to
+        hold zeros; else it is zeroed. Asked when state is made; state of other shapes than its parameter's stays in
+        ordinary memory. After a fork the child must `bind`, since the memory may be shared.
 
     Notes
     -----
@@ -125,6 +149,7 @@ class Optimizer(Snapshots):
     clip_value: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
     ema_decay: Option[float | None] = Option(hyper.optional(hyper.fraction), default=None)
     decay_mask: Option[Callable[[str, Array], bool] | None] = Option(hyper.optional(hyper.mask), default=None)
+    state_memory: Option[Callable[..., Array] | None] = Option(hyper.optional(hyper.state_memory), default=None)
 
     #: state arrays by the rule's letter, and the name users know them by
     slots: ClassVar[Mapping[str, str]] = {}
@@ -139,6 +164,8 @@ class Optimizer(Snapshots):
     matrices_only: ClassVar[bool] = False
     #: whether `reference` does the arithmetic of `step` too
     in_numpy: ClassVar[bool] = False
+    #: whether `reference` takes matrices with their axes, transposed if in Fortran order; other arrays are laid flat
+    keeps_axes: ClassVar[bool] = False
     #: whether kernels divide by `eps`, in the parameters' type
     eps_in_kernels: ClassVar[bool] = True
     #: whether the rule says what p becomes, and not what is subtracted from it
@@ -295,7 +322,7 @@ class Optimizer(Snapshots):
         plan.configure(*self._configuration(plan, self._options))
         return plan
 
-    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[bool, bool, float, float, list[bool]]:
+    def _configuration(self, plan: Plan, options: Mapping[str, Any]) -> tuple[Any, ...]:
         """What the plan is to know of options: see `Plan.configure`."""
         decays = [True] * len(plan.arrays)
         mask = options["decay_mask"]
@@ -311,7 +338,15 @@ class Optimizer(Snapshots):
         if options["ema_decay"] is not None and self._has_average():
             raise ValueError(f"ema_decay: {type(self).__name__} keeps an average of its own")
         screened = options["nonfinite"] != "propagate" or clipping in (["clip_norm"], ["clip_tensor_norm"])
-        return options["zero_grads"], screened, options["clip_value"] or 0.0, options["ema_decay"] or 0.0, decays
+        memory = options["state_memory"]
+        return (
+            options["zero_grads"],
+            screened,
+            options["clip_value"] or 0.0,
+            options["ema_decay"] or 0.0,
+            decays,
+            None if memory is None else partial(_placed, memory),
+        )
 
     def _set_option(self, name: str, value: Any) -> None:
         """Set an option, which has been checked, once no step is running."""
@@ -579,6 +614,51 @@ class Optimizer(Snapshots):
         self._bound()
         return nullcontext()
 
+    def parts(
+        self, *, norm: float | None = None, loss_scale: float | None = None
+    ) -> AbstractContextManager[Callable[[Any, Any], bool]]:
+        """Take one step in parts: each gradient as it comes, so that it can be released before the next is there.
+
+        In a backward pass that goes layer by layer, the memory of one layer's gradients is enough::
+
+            with opt.parts() as part:
+                for name in reversed(layers):
+                    part(name, gradient_of(name))  # which may be overwritten now
+
+        ``part(name, gradient)`` updates a parameter and returns True; False if it was left out. A parameter is named by
+        its key or index, by the keys that lead to it with dots between (``"l1.bias"``), or as in `state`. All are
+        updated with the learning rate and hyper-parameters of the same step. Whatever ends the block, it counts as one
+        step, in which the parameters that were not given had no gradient.
+
+        Parameters
+        ----------
+        norm : float, optional
+            The norm of all gradients together, as they will be given. Needed by `clip_norm`, and by `nonfinite` where
+            it is "skip" or "raise", which look at nothing else then.
+        loss_scale : float, optional
+            What the loss was multiplied by: gradients are divided by it.
+
+        Returns
+        -------
+        context manager
+            One to be entered once.
+
+        Raises
+        ------
+        ValueError
+            When it is entered, if an option needs `norm`. By ``part``, as by `step`, or if a parameter is given twice.
+        KeyError
+            By ``part``, if there is no such parameter.
+        FloatingPointError
+            When it is entered, with ``nonfinite="raise"``, if `norm` is Inf or NaN.
+        TypeError
+            When it is entered, if the optimizer needs sums over all gradients (`Prodigy`).
+        RuntimeError
+            When it is entered, as by `step`; by ``part`` if a group was changed inside the block. Inside it, all else
+            that steps, saves or loads the optimizer is refused.
+        """
+        return Parts(self._bound(), self, norm, loss_scale)
+
     def averaged(self) -> AbstractContextManager[None]:
         """Hold averages of the parameters inside a ``with`` block, and restore their old bits after it.
 
@@ -614,7 +694,7 @@ class Optimizer(Snapshots):
         for array, count, rows, states, group in of_leaves:
             made = None
             if count:
-                flat = _flattening(array)
+                flat = _as_it_lies(array, False)
                 p, s = flat(np.asarray(array)), {slot: flat(state) for slot, state in states.items()}
                 with kernels.kernel_mode(), np.errstate(all="ignore"):
                     average = s[AVERAGE] if AVERAGE in s else self._class_of(group).average(plan.terms[group].now, p, s)
@@ -638,8 +718,6 @@ class Optimizer(Snapshots):
 
     def _screened(self, scale: float) -> float | None:
         """Return what the gradients are to be multiplied by, None to skip the step."""
-        if self.clip_tensor_norm is not None and self._bound().has_rows:
-            raise ValueError("clip_tensor_norm is for whole gradients: with Rows, wanted clip_norm or clip_value")
         if self.nonfinite != "propagate" and not self._all_finite():
             return None
         if self.clip_norm is not None:
@@ -647,6 +725,33 @@ class Optimizer(Snapshots):
         if self.clip_tensor_norm is not None:
             self._clip_tensors(self.clip_tensor_norm, scale)
         return scale
+
+    def _screened_by(self, norm: Any, scale: float) -> float | None:
+        """Return what the gradients of a step are to be multiplied by whose norm is given; None to skip the step."""
+        self._grad_norm = None
+        if norm is None:
+            wanting = ["clip_norm"] * (self.clip_norm is not None) + ["nonfinite"] * (self.nonfinite != "propagate")
+            for name in wanting:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} needs the norm of all gradients before the first of them is used: "
+                    "wanted norm"
+                )
+            return scale
+        norm = hyper.norm("norm", norm)
+        if self.nonfinite != "propagate" and not math.isfinite(norm):
+            if self.nonfinite == "raise":
+                raise FloatingPointError(f"norm is {norm}: nothing was written")
+            return None
+        self._grad_norm = scaled = norm * scale
+        clip_norm: float | None = self.clip_norm
+        return scale if clip_norm is None or scaled <= clip_norm else scale * (clip_norm / scaled)
+
+    def _screened_part(self) -> None:
+        """Look at the one gradient that there is."""
+        if self.clip_tensor_norm is not None:
+            before = self._grad_norm or 0.0
+            self._clip_tensors(self.clip_tensor_norm, self._bound().scale)
+            self._grad_norm = math.hypot(before, self._grad_norm or 0.0)
 
     def _all_finite(self) -> bool:
         plan = self._bound()
@@ -675,6 +780,8 @@ class Optimizer(Snapshots):
     def _clip_tensors(self, clip_norm: float, scale: float) -> None:
         """Bring the norm of each gradient, times `scale`, down to `clip_norm`."""
         plan = self._bound()
+        if plan.has_rows:
+            raise ValueError("clip_tensor_norm is for whole gradients: with Rows, wanted clip_norm or clip_value")
         totals, units = plan.squares(1.0), [1.0] * len(plan.arrays)
         for unit, wrong in ((2.0**-600, [x == math.inf for x in totals]), (2.0**600, [x < 2.0**-900 for x in totals])):
             if any(wrong):  # squares that are infinite, or vanish, though the gradients are and do not
@@ -695,7 +802,7 @@ class Optimizer(Snapshots):
                 if gradient is None or parameter.size == 0 or not (everything or cls.in_numpy):
                     continue
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
-                flat = _as_it_is if cls.in_numpy else _flattening(array)
+                flat = _as_it_is if cls.in_numpy else _as_it_lies(array, cls.keeps_axes)
                 parts = plan.rows(leaf)
                 if parts is None:
                     s = {slot: flat(state) for slot, state in plan.states[leaf].items()}

@@ -30,8 +30,8 @@ class Split(Optimizer):
         path, the keys and indices that lead to it with dots between (``"l1.bias"``), and the parameter; or True, for
         all that are left. The first that gives True counts.
     **options
-        nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay and decay_mask, as for `Optimizer`:
-        they are for all parameters together.
+        nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask and state_memory, as for
+        `Optimizer`: they are for all parameters together.
 
     Raises
     ------

@@ -27,14 +27,13 @@ from .engine.lock import Lock
 from .engine.plan import Plan
 from .engine.restore import restore
 from .optimizer import Optimizer
-from .optimizers import OPTIMIZERS
+from .optimizers import OPTIMIZERS, Muon
 from .rows import Rows
 from .snapshots import ROW_STEPS
 from .snapshots import _in_order as in_order
 from .tree import Tree
 
-# All but those that do their arithmetic in NumPy, which is not given addresses.
-ADAPTED = {name: rule for name, rule in OPTIMIZERS.items() if not rule.in_numpy}
+ADAPTED = {**OPTIMIZERS, "Muon": Muon}
 
 __all__ = ["ADAPTED", "Adapter", *ADAPTED]
 
@@ -142,6 +141,7 @@ except TypeError:
     CHANGED = _one_by_one
 
 EXCHANGE = Exchange(getattr(Tensor, "__dlpack_c_exchange_api__", None), Tensor, Tensor.is_neg, _viewed, _lies, CHANGED)
+BY_VIEWS = Exchange(None, Tensor, Tensor.is_neg, _viewed, _lies, CHANGED)  # for arithmetic that is NumPy's
 
 
 # ---- the optimizer inside ----
@@ -316,7 +316,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             for name, tensor in _named(self.param_groups[group]):
                 shown = f"params[{group}]['params'][{name!r}]"
                 if group == index:
-                    _checked_axes(tensor, shown)
+                    _checked_axes(tensor, shown, self._rule)
                 if tensor.numel():
                     places.append((_address(tensor), _address(tensor) + tensor.numel() * tensor.element_size(), shown))
         places.sort()
@@ -430,7 +430,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
                     leaves.append(-1)
                     continue
                 leaf = len(members)
-                order = _checked_axes(tensor, f"params[{index}]['params'][{name!r}]")
+                order = _checked_axes(tensor, f"params[{index}]['params'][{name!r}]", self._rule)
                 array = arrays[name] = _array(tensor, order)
                 if touched:
                     entries[leaf], origin = entry or {}, -1
@@ -454,7 +454,8 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
 
         inside._plan, inside.param_groups, self._homes = plan, groups, list(groups)
         self._members, self._axes = members, axes
-        self._tensors = Tensors(plan, inside, EXCHANGE, groups, tensors, leaves, axes)
+        exchange = BY_VIEWS if self._rule.in_numpy else EXCHANGE
+        self._tensors = Tensors(plan, inside, exchange, groups, tensors, leaves, axes)
         shown = {id(tensor) for tensor in members if book.get(tensor)}
         self._known = {}
         if shown or self._watched:
@@ -489,7 +490,8 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             states[leaf] = {}
             for slot, name in rule.slots.items():
                 if entry.get(name) is not None:
-                    states[leaf][slot] = _copied(f"{shown}[{name!r}]", entry[name], members[leaf], axes[leaf])
+                    shape = rule.state_shape(slot, plan.arrays[leaf].shape)
+                    states[leaf][slot] = _copied(f"{shown}[{name!r}]", entry[name], members[leaf], axes[leaf], shape)
             if states[leaf] and self._counted and "step" not in entry:
                 raise ValueError(f"{shown} lacks 'step', its number of updates")
             counts[leaf] = hyper.whole(f"{shown}['step']", int(_number(f"{shown}['step']", entry.get("step", 0))))
@@ -515,8 +517,8 @@ def _named(group: Group) -> Iterator[tuple[Any, Tensor]]:
     return zip(names, group["params"], strict=True)
 
 
-def _checked_axes(tensor: Any, shown: str) -> tuple[int, ...]:
-    """Return the order of a parameter's axes, or say why it cannot be updated in place."""
+def _checked_axes(tensor: Any, shown: str, rule: type[Optimizer]) -> tuple[int, ...]:
+    """Return the order that a parameter's axes are to be brought in, or say why it cannot be updated in place."""
     reason = _reason(tensor)
     if reason is not None:
         raise TypeError(f"{shown} {reason}")
@@ -526,15 +528,25 @@ def _checked_axes(tensor: Any, shown: str) -> tuple[int, ...]:
             f"{shown} of shape {tuple(tensor.shape)} and strides {tensor.stride()} does not fill its memory, or does "
             "so more than once: a parameter must be dense, in any order of its axes; use .clone()"
         )
+    if rule.keeps_axes and axes != tuple(range(tensor.ndim)):  # rows are to be rows
+        if tensor.ndim > 2:
+            raise ValueError(
+                f"{shown} of shape {tuple(tensor.shape)} has strides {tensor.stride()}: {rule.__name__} wants "
+                "tensors of more than two axes in the usual memory order; use .contiguous()"
+            )
+        return (0, 1)
     return axes
 
 
-def _copied(shown: str, value: Any, like: Tensor, axes: tuple[int, ...]) -> Any:
-    """A copy of a tensor of state, as an array in the order of its parameter."""
-    if not isinstance(value, Tensor) or value.shape != like.shape:
+def _copied(shown: str, value: Any, like: Tensor, axes: tuple[int, ...], shape: tuple[int, ...] | None) -> Any:
+    """A copy of a tensor of state, as an array of this shape in the order of its parameter."""
+    if shape is None:
+        raise ValueError(f"{shown} is not there for a tensor of shape {tuple(like.shape)}")
+    wanted = tuple(shape[axis] for axis in np.argsort(axes))  # before its axes are brought in their order
+    if not isinstance(value, Tensor) or tuple(value.shape) != wanted:
         what = f"has shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"is {type(value).__name__}"
-        raise ValueError(f"{shown} {what}: wanted a tensor of shape {tuple(like.shape)}")
-    return np.array(_array(value.to(like), axes), order="C")
+        raise ValueError(f"{shown} {what}: wanted a tensor of shape {wanted}")
+    return np.array(_array(value.to(like), axes), order="C" if _array(like, axes).flags.c_contiguous else "F")
 
 
 def _counts_of_rows(shown: str, value: Any, like: Tensor) -> Any:
@@ -595,7 +607,7 @@ def _made(name: str, rule: type[Optimizer]) -> type[Adapter]:
             "__signature__": signature,
             "_rule": rule,
             "_inside_class": inside,
-            "_counted": name != "SGD",  # of which torch does not count updates
+            "_counted": name not in ("SGD", "Muon"),  # of which torch does not count updates
             **more,
         },
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import cached_property
 from numbers import Number, Real
 from typing import Any
 
@@ -197,6 +198,15 @@ class Tree:
         ]
         if order != list(range(len(order))):
             self.order, self.flat = order, False
+
+    @cached_property
+    def places(self) -> dict[Any, int]:
+        """The place of each leaf by all names that it has: its name, its path with dots, its key; -1 for several."""
+        found: dict[Any, int] = {}
+        for leaf, path in enumerate(self.paths):
+            for name in {dotted(path[1:]), path[-1] if len(path) == 2 else self.names[leaf]}:
+                found[name] = -1 if name in found else leaf
+        return found | {name: leaf for leaf, name in enumerate(self.names)}
 
     @property
     def structure(self) -> Any:

@@ -11,7 +11,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["absolute", "against", "agreeing", "clamp", "cube_root", "lane_sum", "maximum", "sign"]
+__all__ = [
+    "absolute",
+    "against",
+    "agreeing",
+    "clamp",
+    "cube_root",
+    "lane_sum",
+    "maximum",
+    "sign",
+    "sum_in_lanes",
+    "sum_of_lines",
+    "sum_of_places",
+]
 
 Array = npt.NDArray[Any]
 
@@ -31,7 +43,7 @@ def absolute(x: Array) -> Array:
     return found
 
 
-def maximum(a: Array, b: Array) -> Array:
+def maximum(a: Array, b: Any) -> Array:
     """MAX: b where a is at most b, else a, which may be a NaN."""
     found = a.copy()
     np.copyto(found, b, where=a <= b)
@@ -59,15 +71,70 @@ def agreeing(x: Array, y: Array) -> Array:
     return found
 
 
+def sum_in_lanes(x: Array) -> Array:
+    """Sums along the last axis: those of every 32nd element, and these in order."""
+    return _in_order(_in_order(_lanes(x), -2), -1)
+
+
+def _lanes(x: Array) -> Array:
+    padded = np.zeros((*x.shape[:-1], -(-x.shape[-1] // 32) * 32))
+    padded[..., : x.shape[-1]] = x
+    return padded.reshape(*x.shape[:-1], -1, 32)
+
+
+def _in_order(x: Array, axis: int) -> Array:
+    """Sums along an axis, one after the other."""
+    return np.cumsum(x, axis).take(-1, axis)  # type: ignore[no-any-return]
+
+
+# How matrices are divided, see engine/factored.pyx.
+_STRIP, _CELL = 1024, 65536
+
+
+def _block(length: int) -> int:
+    return max(64, _CELL // length)
+
+
+def sum_of_lines(x: Array) -> Array:
+    """The sum of each line of matrices: the parts of 1024 elements in lanes."""
+    parts = [sum_in_lanes(x[..., begin : begin + _STRIP]) for begin in range(0, x.shape[-1], _STRIP)]
+    return _in_order(np.stack(parts), 0)[..., None]
+
+
+def sum_of_places(x: Array) -> Array:
+    """The sum over all lines of matrices, by place: block by block of them."""
+    block = _block(x.shape[-1])
+    parts = [_in_order(x[..., begin : begin + block, :], -2) for begin in range(0, x.shape[-2], block)]
+    return _in_order(np.stack(parts), 0)[..., None, :]
+
+
+def _sum_of_matrices(x: Array) -> float:
+    """The sum of all elements, cell by cell."""
+    lines, length = x.shape[-2:]
+    block = _block(length)
+    cells = [
+        _lanes(matrix[line : line + block, place : place + _STRIP]).reshape(-1, 32)
+        for matrix in x.reshape(-1, lines, length)
+        for line in range(0, lines, block)
+        for place in range(0, length, _STRIP)
+    ]
+    group = max(1, _CELL // (min(lines, block) * min(length, _STRIP)))
+    total = 0.0
+    for begin in range(0, len(cells), group):
+        total += float(_in_order(_in_order(np.concatenate(cells[begin : begin + group]), 0), 0))
+    return total
+
+
 def lane_sum(x: Array) -> float:
     """The sum of all elements, added in double as SUMS does: in lanes, tile by tile, chunk by chunk."""
+    if x.ndim > 1:
+        return _sum_of_matrices(x)
     total = 0.0
     for chunk in range(0, x.size, 4096):
         of_chunk = 0.0
         for tile in range(chunk, min(chunk + 4096, x.size), 1024):
             part = x[tile : min(tile + 1024, chunk + 4096)].astype(np.float64)
-            lanes = np.concatenate([part, np.zeros(-part.size % 32)]).reshape(-1, 32)
-            of_chunk += float(np.cumsum(np.cumsum(lanes, axis=0)[-1])[-1])
+            of_chunk += float(sum_in_lanes(part))
         total += of_chunk
     return total
 

@@ -44,6 +44,36 @@ typedef void fo_summer(const fo_span *x, const fo_coef *c, double *sums);
 /* The scalars that follow from the sums over all n elements of a tensor, put among the others. */
 typedef void fo_finisher(const double *sums, double n, double *scalars);
 
+/* A part of a matrix: lines of neighbours in memory, which lie `apart` elements from each other. The second moment of an
+ * element is the product of its line's and its place's, over the mean of those of all lines. */
+typedef struct {
+    ptrdiff_t lines, length;
+    ptrdiff_t apart, g_apart; /* of p, of g */
+    void *p;
+    const void *g;
+    void *line;  /* [lines] second moments */
+    void *place; /* [length] */
+    double mean; /* of all lines of the matrix */
+} fo_block;
+
+typedef void fo_block_step(const fo_block *x, const fo_coef *c);
+
+enum { FO_LANES = 32 }; /* partial sums, whatever the vector width */
+
+/* What a rule does to matrices whose second moments it keeps by lines and places. */
+typedef struct {
+    const char *const *state; /* names of the state of rows and of columns, NULL */
+    /* Adds squares of gradients to those of their places, which begin at place_sums; to line_sums, so many elements apart,
+     * goes the sum of each line. Without line_sums the second moments of lines follow at once. */
+    void (*squares)(const fo_block *x, const fo_coef *c, double *place_sums, double *line_sums, ptrdiff_t sums_apart);
+    /* Has n second moments follow sums of so many squares. */
+    void (*follow)(const fo_coef *c, void *moments, ptrdiff_t n, const double *sums, double count);
+    double (*mean)(const void *moments, ptrdiff_t n);
+    /* Adds to the lanes of each of the rule's sums; then the update. */
+    void (*sums)(const fo_block *x, const fo_coef *c, double *lanes);
+    fo_block_step *step[FO_DECAYS];
+} fo_factored;
+
 typedef struct {
     const char *name;
     const char *const *state;   /* names of s[0], s[1], ..., NULL */
@@ -54,6 +84,7 @@ typedef struct {
     fo_summer *sum[FO_DECAYS];
     const char *const *made; /* names of the scalars that `finish` makes, NULL */
     fo_finisher *finish;     /* NULL where the class makes all scalars */
+    const fo_factored *factored; /* NULL if matrices are nothing special */
 } fo_rule;
 
 /* Everything compiled for one element type and one instruction set. */

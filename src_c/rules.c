@@ -770,8 +770,186 @@ SUMS(prodigy, (s, x), (beta3, weight, fresh), (gained, away))
     }
 }
 
-/* Rows and columns (Shazeer & Stern 2018), and products of matrices (Jordan et al. 2024). */
-IN_NUMPY(adafactor, (r, c, v), (lr, rate, keep, eps1, eps2, most))
+/* Steps in proportion to the parameter, along gradients over their second moment's root (Shazeer & Stern 2018, algorithm
+ * 4): of vectors; then of matrices, whose second moments are those of rows and columns. */
+RULE(adafactor, (v), (rate, keep, eps1, eps2, most, alpha))
+{
+    const real least = LEAST(eps1);
+    for (ELEMENTS) {
+        real p = LOAD(p), v = LOAD(v);
+        const real g = GRAD(p);
+        v = v + keep * (g * g - v);
+        p = DESCEND(p, alpha * (g / SQRT(MAX(v, least))));
+        STORE(v);
+        STORE(p);
+    }
+}
+SUMS(adafactor, (v), (keep, eps1), (pp, uu))
+{
+    const real least = LEAST(eps1);
+    for (ELEMENTS) {
+        const real p = LOAD(p), g = GRAD(p);
+        const real v = LOAD(v) + keep * (g * g - LOAD(v));
+        ADD(pp, (double)p * p);
+        ADD(uu, g * g / MAX(v, least));
+    }
+}
+FINISH(adafactor, (pp, uu), (rate, eps2, most), (alpha))
+{
+    const double size = ROOT(pp / n), large = ROOT(uu / n) / most;
+    const double alpha = rate * MAX(size, eps2) / MAX(large, 1);
+    MADE(alpha);
+}
+
+static inline real followed(real moment, double mean_of_squares, real keep)
+{
+    return (real)(moment + keep * (mean_of_squares - moment));
+}
+
+static void adafactor_follow(const fo_coef *c, void *moments, ptrdiff_t n, const double *sums, double count)
+{
+    real *moment = moments;
+    const real keep = (real)c->c[adafactor_at_keep];
+    for (ptrdiff_t i = 0; i < n; i++)
+        moment[i] = followed(moment[i], sums[i] / count, keep);
+}
+
+static double adafactor_mean(const void *moments, ptrdiff_t n)
+{
+    const real *moment = moments;
+    double lane[LANES], sum = 0;
+    ptrdiff_t i = 0;
+    if (n <= LANES) { /* the same sum */
+        for (; i < n; i++)
+            sum += moment[i];
+        return sum / (double)n;
+    }
+    for (int j = 0; j < LANES; j++)
+        lane[j] = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++)
+            lane[j] += moment[i + j];
+    for (int j = 0; i + j < n; j++)
+        lane[j] += moment[i + j];
+    return added(lane) / (double)n;
+}
+
+/* Neighbours in a line, so many that their places are lanes: with a constant for count, loops that the compiler unrolls. */
+static inline __attribute__((always_inline)) void adafactor_square(ptrdiff_t count, const real *restrict g_, real scale,
+                                                                   double *restrict lane, double *restrict place_sums)
+{
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const real g = scale * g_[i];
+        lane[i] += (double)g * g;
+        place_sums[i] += (double)g * g;
+    }
+}
+
+static void adafactor_squares(const fo_block *x, const fo_coef *c, double *place_sums, double *line_sums,
+                              ptrdiff_t sums_apart)
+{
+    const real scale = (real)c->scale, keep = (real)c->c[adafactor_at_keep];
+    for (ptrdiff_t k = 0; k < x->lines; k++) {
+        const real *g = (const real *)x->g + k * x->g_apart;
+        double lane[LANES], sum = 0;
+        ptrdiff_t j = 0;
+        if (x->length > LANES) {
+            for (int i = 0; i < LANES; i++)
+                lane[i] = 0;
+            for (; j + LANES <= x->length; j += LANES) {
+                FETCH_NEXT(g + j, x->g_apart);
+                adafactor_square(LANES, g + j, scale, lane, place_sums + j);
+            }
+            adafactor_square(x->length - j, g + j, scale, lane, place_sums + j);
+            sum = added(lane);
+        } else
+            for (; j < x->length; j++) { /* the same sum */
+                const real square = scale * g[j];
+                sum += (double)square * square;
+                place_sums[j] += (double)square * square;
+            }
+        if (line_sums)
+            line_sums[k * sums_apart] = sum;
+        else
+            ((real *)x->line)[k] = followed(((real *)x->line)[k], sum / (double)x->length, keep);
+    }
+}
+
+/* A line's second moment over the mean of all lines, by which those of its places are multiplied. */
+static inline real share_of(const fo_block *x, ptrdiff_t k, real eps1)
+{
+    const double mean = x->mean, least = eps1 < 0 ? EPSILON : eps1;
+    return (real)(((const real *)x->line)[k] / MAX(mean, least));
+}
+
+static inline __attribute__((always_inline)) void adafactor_add(ptrdiff_t count, const real *restrict p_,
+                                                                const real *restrict g_, const real *restrict place_,
+                                                                real scale, real share, real least, double *restrict pp,
+                                                                double *restrict uu)
+{
+    for (ptrdiff_t i = 0; i < count; i++) {
+        const real p = p_[i], g = scale * g_[i], v = share * place_[i];
+        pp[i] += (double)p * p;
+        uu[i] += g * g / MAX(v, least);
+    }
+}
+
+static void adafactor_block_sums(const fo_block *x, const fo_coef *c, double *lanes)
+{
+    const real scale = (real)c->scale, eps1 = (real)c->c[adafactor_at_eps1], least = LEAST(eps1), *place = x->place;
+    for (ptrdiff_t k = 0; k < x->lines; k++) {
+        const real *p = (const real *)x->p + k * x->apart, *g = (const real *)x->g + k * x->g_apart;
+        const real share = share_of(x, k, eps1);
+        ptrdiff_t j = 0;
+        for (; j + LANES <= x->length; j += LANES) {
+            FETCH_NEXT(p + j, x->apart);
+            FETCH_NEXT(g + j, x->g_apart);
+            adafactor_add(LANES, p + j, g + j, place + j, scale, share, least, lanes, lanes + LANES);
+        }
+        adafactor_add(x->length - j, p + j, g + j, place + j, scale, share, least, lanes, lanes + LANES);
+    }
+}
+
+static inline __attribute__((always_inline)) void adafactor_descend(const int kind, ptrdiff_t count, real *restrict p_,
+                                                                    const real *restrict g_, const real *restrict place_,
+                                                                    real scale, real decay, real alpha, real share,
+                                                                    real least)
+{
+    for (ptrdiff_t i = 0; i < count; i++) {
+        real p = LOAD(p);
+        const real v = share * place_[i];
+        p = DESCEND(p, alpha * (GRAD(p) / SQRT(MAX(v, least))));
+        STORE(p);
+    }
+}
+
+static inline __attribute__((always_inline)) void adafactor_block(const int kind, const fo_block *x, const fo_coef *c)
+{
+    const real scale = (real)c->scale, decay = (real)c->decay, alpha = (real)c->c[adafactor_at_alpha];
+    const real eps1 = (real)c->c[adafactor_at_eps1], least = LEAST(eps1), *place = x->place;
+    for (ptrdiff_t k = 0; k < x->lines; k++) {
+        real *p = (real *)x->p + k * x->apart;
+        const real *g = (const real *)x->g + k * x->g_apart;
+        const real share = share_of(x, k, eps1);
+        ptrdiff_t j = 0;
+        for (; j + LANES <= x->length; j += LANES) {
+            FETCH_NEXT(p + j, x->apart);
+            FETCH_NEXT(g + j, x->g_apart);
+            adafactor_descend(kind, LANES, p + j, g + j, place + j, scale, decay, alpha, share, least);
+        }
+        adafactor_descend(kind, x->length - j, p + j, g + j, place + j, scale, decay, alpha, share, least);
+    }
+}
+static void adafactor_block_plain(const fo_block *x, const fo_coef *c) { adafactor_block(FO_NO_DECAY, x, c); }
+static void adafactor_block_decayed(const fo_block *x, const fo_coef *c) { adafactor_block(FO_DECOUPLED, x, c); }
+
+static const char *const adafactor_of_matrices[] = {"r", "c", NULL};
+static const fo_factored adafactor_factored = {
+    adafactor_of_matrices, adafactor_squares,    adafactor_follow, adafactor_mean,
+    adafactor_block_sums,  {adafactor_block_plain, NULL, adafactor_block_decayed},
+};
+
+/* Products of matrices (Jordan et al. 2024). */
 IN_NUMPY(muon, (m), (alpha, momentum, rest, ahead, a, b, c, eps, steps, match_adamw))
 
 /* The exponential moving average of parameters, of every optimizer with ema_decay. */
@@ -830,7 +1008,7 @@ const fo_rule EXPORTED(rules)[] = {
     ENTRY_FINISH(cautious_nadam),
     ENTRY_SUMS(novograd),
     ENTRY_SUMS(prodigy),
-    ENTRY_IN_NUMPY(adafactor),
+    ENTRY_FACTORED(adafactor, &adafactor_factored),
     ENTRY_IN_NUMPY(muon),
     ENTRY(ema),
     {0},

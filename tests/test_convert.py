@@ -67,6 +67,7 @@ TORCH = [
     ("RMSprop", {"alpha": 0.5}),
     ("Rprop", {"etas": (0.25, 1.5)}),
     ("ASGD", {"t0": 2, "lambd": 0.1}),
+    ("Adafactor", {"weight_decay": 0.1, "d": 2.0}),
 ]
 IDS = [f"{name} {options}" for name, options in TORCH]
 

@@ -17,7 +17,9 @@ NEEDS = {
     "dask_actor": "distributed",
     "jax_gradients": "jax",
     "keras_numpy": "keras",
+    "larger_than_memory": "numpy",
     "mlp": "numpy",
+    "parts_memory": "numpy",
     "pennylane_vqe": "pennylane",
     "qiskit_vqe": "qiskit",
     "ray_actor": "ray",
@@ -26,7 +28,7 @@ NEEDS = {
     "torch_ppo": "stable_baselines3",
     "torch_steps": "torch",
 }
-SLOW = {"sklearn_mlp", "torch_ppo", "torch_steps"}  # they measure
+SLOW = {"parts_memory", "sklearn_mlp", "torch_ppo", "torch_steps"}  # they measure
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="needs the examples beside the tests")
 

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.skipif(not (PACKAGE / "engine/plan.pyx").exists(), reas
 
 # Each may import what stands before it.
 ORDER = [
-    "hyper", "tree", "interrupts", "memory", "kernels", "numbers", "arrays", "lock", "chunks", "sweep", "coefficients",
-    "rows", "leaves", "state", "groups", "plan", "lookahead", "restore",
+    "hyper", "tree", "interrupts", "memory", "kernels", "numbers", "arrays", "lock", "chunks", "sweep", "factored",
+    "coefficients", "rows", "leaves", "state", "groups", "plan", "lookahead", "parts", "restore",
     "dlpack",
 ]  # fmt: skip
 ROOMS = ORDER[4:]

@@ -99,7 +99,7 @@ def test_whoever_holds_the_dict_sees_what_comes_later():
 def test_entries_are_named_as_torchs(name):
     found = []
     for module in (torch.optim, fastopt.torch):
-        params = parameters()[2:4]
+        params = parameters(name=name)[:4]
         opt = made(name, params, module, **WORDS.get(name, {}))
         for grads in gradients(params, 2, missing=False):
             set_gradients(params, grads)
@@ -298,7 +298,7 @@ COPIES = [through_deepcopy, through_pickle, through_torch_save, through_a_state_
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize("name", ADAPTED)
 def test_a_copy_goes_on_with_the_same_bits_and_leaves_the_first_alone(name, way, looked):
-    params = parameters()
+    params = parameters(name=name)
     opt = made(name, params, **WORDS.get(name, {}))
     steps = gradients(params, 5)
     run(opt, params, steps[:3])
@@ -330,7 +330,7 @@ def test_state_dicts_are_exchanged_with_torchs_class(name, way, real):
     """Half of the steps by one, half by the other, against all of them by torch's."""
     words = WORDS.get(name, {})
     modules = (torch.optim, fastopt.torch) if way == "from torch" else (fastopt.torch, torch.optim)
-    params, all_theirs = parameters(real), parameters(real)
+    params, all_theirs = parameters(real, name=name), parameters(real, name=name)
     steps = gradients(params, 8)
     first = made(name, params, modules[0], **words)
     for grads in steps[:4]:
@@ -348,7 +348,8 @@ def test_state_dicts_are_exchanged_with_torchs_class(name, way, real):
             second.step()
     for p, q in zip(params, all_theirs, strict=True):
         # torch keeps NAdam's product in float32, also for double parameters; else some roundings a step.
-        bound = 1e-6 if name in ("NAdam", "ASGD") else 1e3 * torch.finfo(real).eps
+        # Muon's products are in bfloat16 there, eight steps of them.
+        bound = 2e-3 if name == "Muon" else 1e-6 if name in ("NAdam", "ASGD") else 1e3 * torch.finfo(real).eps
         assert torch.allclose(p, q, rtol=bound, atol=bound), (p - q).abs().max()
     shown = second.state_dict()["state"]
     for key, entry in theirs.state_dict()["state"].items():

@@ -15,8 +15,8 @@ VIEWS = Exchange(
 THEIRS = [name for name in ADAPTED if hasattr(torch.optim, name)]
 
 
-def parameters(real=torch.float32, seed=0):
-    """Parameters of all kinds of shapes and memory orders."""
+def parameters(real=torch.float32, seed=0, name="Adam"):
+    """Parameters of all kinds of shapes and memory orders that an optimizer takes."""
     make = torch.Generator().manual_seed(seed)
 
     def some(*shape):
@@ -33,6 +33,10 @@ def parameters(real=torch.float32, seed=0):
         some(3, 1, 1, 4).to(memory_format=torch.channels_last),
         some(90, 70),
     ]
+    if ADAPTED[name].matrices_only:
+        tensors = [x for x in tensors if x.ndim == 2]
+    elif ADAPTED[name].keeps_axes:
+        tensors = [x.contiguous() if x.ndim > 2 else x for x in tensors if x.numel()]  # torch's divides by 0 elements
     return [torch.nn.Parameter(tensor) for tensor in tensors]
 
 

@@ -3,10 +3,12 @@
 from libc.stdint cimport int64_t
 
 from .arrays cimport RawArray
-from .kernels cimport FO_MAX_STATE, FO_REALS, fo_coef, fo_finisher, fo_kernel, fo_summer, fo_variant
+from .kernels cimport (
+    FO_MAX_STATE, FO_REALS, fo_block_step, fo_coef, fo_factored, fo_finisher, fo_kernel, fo_summer, fo_variant)
 
 cdef enum:
     CHUNK_ELEMENTS = 4096
+    TILE = 1024              # elements
     MAX_SLOTS = 8            # of a leaf: those of rules, several with `Split`, and last the average of every optimizer
     WHOLE = 16               # chunks: a leaf that has no more is summed and updated at once, while it is in caches
 
@@ -39,6 +41,7 @@ cdef struct Leaf:
     bint active              # takes part in the sweep
     bint updated             # has had an update
     bint reversed            # Fortran order: memory order is that of the reversed axes
+    bint factored            # a matrix whose update is `Factored`'s
 
 cdef struct Layout:
     # Leaves end to end, as one sequence of chunks.
@@ -58,6 +61,10 @@ cdef struct Binding:
     fo_summer *sums[2 * FO_REALS]
     int n_sums
     fo_finisher *finish      # NULL where the class makes scalars of the sums
+    # What the rule does to matrices instead, NULL if nothing; the slots of their second moments of rows and columns:
+    const fo_factored *factored[FO_REALS]
+    fo_block_step *block_step[2 * FO_REALS]
+    int rows, columns
     # The update of the parameters' average, by type, NULL without one; it is in the last slot.
     fo_kernel *average[FO_REALS]
 
@@ -69,6 +76,9 @@ cdef enum Operation:
     SUM_UP                   # first passes of rules, over leaves that are not done whole in their update
     FIND_NONFINITE
     START_STATE              # p stands for the state then, and g for what it is to be a copy of, NULL for zeros
+    FACTOR                   # of `Factored`: squares of gradients,
+    RATIOS                   # sums,
+    DESCEND                  # and the update
     OPERATIONS
 
 cdef struct Queue:
@@ -92,6 +102,8 @@ cdef struct Sweep:
     bint for_class           # SUM_UP goes over leaves whose sums their class asks for, or over the large ones of others
     const double *totals     # [leaves][FO_MAX_SUMS] of what SUM_UP went over before
     const fo_variant *variant
+    const void *matrices     # of `Factored`
+    void (*run)(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil  # an operation of `Factored`
     # Filled in by the sweeper:
     double *partial          # [chunks] sums or flags; [chunks][FO_MAX_SUMS] of SUM_UP
     Queue *queues            # [workers], NULL where nobody is to help another
@@ -101,6 +113,8 @@ cdef struct Sweep:
     bint flush
 
 cdef void lay_out(Layout *all) noexcept nogil
+cdef Py_ssize_t leaf_of(const Sweep *w, Py_ssize_t chunk) noexcept nogil
+cdef void clamp(const Sweep *w, const Leaf *f, Py_ssize_t count, const void *g, double scale, void *to) noexcept nogil
 cdef Py_ssize_t chunks_of(const Leaf *f) noexcept nogil
 cdef void in_order(char *to, const Leaf *f, Py_ssize_t start, Py_ssize_t count) noexcept nogil
 cdef void run_stretch(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil

@@ -20,7 +20,6 @@ cdef extern from *:
     void fo_fetch(const void *x) noexcept nogil
 
 cdef enum:
-    TILE = 1024
     ROWS_AHEAD = 8           # chunks of rows that are asked for before it is their turn: 4 or 16 do as well,
     FETCH_BYTES = 1024       # and how much of each array: the rest is foreseen
 
@@ -123,8 +122,7 @@ cdef inline void lay_span(fo_span *x, const Sweep *w, const Leaf *f, Py_ssize_t 
         x.s[k] = f.s[b.slot[k]] + start * f.itemsize
 
 
-cdef void clamp(const Sweep *w, const Leaf *f, Py_ssize_t count, const void *g, double scale,
-                void *to) noexcept nogil:
+cdef void clamp(const Sweep *w, const Leaf *f, Py_ssize_t count, const void *g, double scale, void *to) noexcept nogil:
     """Gradients that are scaled and clamped before a kernel, which scales them by 1."""
     cdef Py_ssize_t i
     cdef float scale32 = <float>scale, limit32 = <float>w.clip_value, x32
@@ -230,6 +228,8 @@ cdef void sum_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, double *sum
 cdef bint done_whole(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept nogil:
     """Do what must be done of a leaf as a whole; False if its chunks, one of which is given, are to be gone over."""
     cdef const Binding *b = &w.bindings[f.group]
+    if f.factored:  # which has been updated
+        return w.what == SUM_UP or w.what == UPDATE and b.average[f.real] == NULL
     if w.what == SUM_UP:
         return b.n_sums == 0 or (b.finish == NULL) != w.for_class or b.finish != NULL and chunks_of(f) <= WHOLE
     if b.finish == NULL or chunks_of(f) > WHOLE:
@@ -299,7 +299,8 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, const fo_co
         return
     if w.what <= ZERO_GRADIENTS and f.order == NULL:
         if w.what != ZERO_GRADIENTS:
-            update_part(w, f, start, end, c)
+            if not f.factored:
+                update_part(w, f, start, end, c)
             average(w, f, start, end, f.updated)
         if w.what != UPDATE:
             memset(<void *>(f.g + start * f.itemsize), 0, (end - start) * f.itemsize)
@@ -309,6 +310,8 @@ cdef void run_chunk(const Sweep *w, const Leaf *f, Py_ssize_t chunk, const fo_co
     if w.what == SUM_UP:
         sum_chunk(w, f, chunk, w.partial + (f.first + chunk) * FO_MAX_SUMS)
         return
+    if f.factored and w.what <= UPDATE_AND_ZERO:
+        start = end
     while start < end:
         count = min(<Py_ssize_t>TILE, end - start)
         if f.order == NULL:
@@ -483,7 +486,7 @@ cdef void run_stretch(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept
 cdef void run_alone(const Sweep *w) noexcept nogil:
     """All chunks, in the calling thread."""
     cdef unsigned long long mode = enter_mode(w.flush)
-    run_stretch(w, 0, w.all.chunks)
+    w.run(w, 0, w.all.chunks)
     leave_mode(mode)
 
 

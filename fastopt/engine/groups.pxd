@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 
 from .chunks cimport Binding
 from .coefficients cimport Terms
+from .factored cimport Factored
 from .kernels cimport fo_coef, fo_rule, fo_variant
 from .state cimport State, Stock
 
@@ -22,9 +23,10 @@ cdef class Groups(State):
     cdef double *rates              # [groups]: learning rates of this step
     cdef double *totals             # [leaves][FO_MAX_SUMS]: of first passes over leaves
     cdef First sums
+    cdef Factored matrices          # whose second moments are of rows and columns, None if there are none
     cdef bint in_numpy              # whether a class does its rule's arithmetic
     cdef bint averages              # whether parameters have averages
-    cdef double scale               # gradient factor of this step
+    cdef readonly double scale      # gradient factor of this step
     cdef const fo_variant *variant
 
     cdef list changed(self, object owner)
@@ -42,6 +44,7 @@ cdef class Groups(State):
     cdef int set_unsummed(self, list terms) except -1
     cdef dict sums_of(self, Terms own, list leaves)
     cdef dict totals_of(self, Terms own)
+    cdef Factored factored(self, const Binding *bindings)
     cdef First first_passes(self, const Binding *bindings) noexcept
     cdef void add_up(self, const Binding *bindings, bint for_class) noexcept
     cdef fo_coef *new_coef(self) except NULL
@@ -52,6 +55,7 @@ cdef class Change:
     cdef Stock stock
     cdef Binding *bindings          # [groups]
     cdef First sums
+    cdef Factored matrices
 
     cdef void withdraw(self, Groups plan) noexcept
     cdef bint in_numpy(self) noexcept

@@ -11,8 +11,9 @@ from libc.string cimport memcpy, memset
 
 cimport numpy as cnp
 
+from .arrays cimport shown
 from .coefficients cimport place_of
-from .chunks cimport MAX_SLOTS, WHOLE, Leaf, chunks_of
+from .chunks cimport MAX_SLOTS, WHOLE, Leaf, chunks_of, lay_out
 from .kernels cimport FO_MAX_SUMS, FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
 from .leaves cimport Watch
 from .rows cimport Table
@@ -91,6 +92,11 @@ cdef class Groups(State):
             b.kernel[real], b.kernel[FO_REALS + real] = rule.step[kind], rule.step[FO_NO_DECAY]
             b.sums[real], b.sums[FO_REALS + real] = rule.sum[kind], rule.sum[FO_NO_DECAY]
             b.n_sums, b.finish = len(names_of(rule.sums)), rule.finish
+            b.factored[real] = rule.factored
+            if rule.factored != NULL:
+                b.block_step[real] = rule.factored.step[kind]
+                b.block_step[FO_REALS + real] = rule.factored.step[FO_NO_DECAY]
+                b.rows, b.columns = map(self.slots.index, names_of(rule.factored.state))
             state = names_of(rule.state)
             b.n_state = len(state)
             for i, letter in enumerate(state):
@@ -138,6 +144,7 @@ cdef class Groups(State):
             if self.terms[group] is not None:
                 (<Terms>terms).inherit(self.terms[group])
         change.sums = self.first_passes(change.bindings)
+        change.matrices = self.factored(change.bindings)
         change.stock = self.stock(wanted)
         if change.stock is not None:
             for leaf, slot in change.stock.places:
@@ -163,6 +170,11 @@ cdef class Groups(State):
                 self.leaves[i].arrays += 1
                 self.averages = True
         self.sums = change.sums
+        self.matrices, change.matrices = change.matrices, self.matrices
+        for i in range(self.n_leaves):
+            self.leaves[i].factored = False
+        if self.matrices is not None:
+            self.matrices.mark()
         self.in_numpy = in_numpy
         self.renumber()
 
@@ -173,6 +185,25 @@ cdef class Groups(State):
         for group in range(self.n_groups):
             if bindings[group].n_sums:
                 found = max(found, FOR_RULE if bindings[group].finish != NULL else FOR_CLASS)
+        return found
+
+    cdef Factored factored(self, const Binding *bindings):
+        """The leaves that are matrices to their rules, None if there are none."""
+        cdef Py_ssize_t i
+        cdef const Binding *b
+        cdef Factored found
+        cdef list leaves = []
+        for i in range(self.n_leaves):
+            if bindings[self.leaves[i].group].factored[0] != NULL and len(shown(self.arrays[i])) > 1:
+                leaves.append(i)
+        if not leaves:
+            return None
+        found = Factored(len(leaves))
+        for i in leaves:
+            b = &bindings[self.leaves[i].group]
+            found.add(i, &self.leaves[i], shown(self.arrays[i]), b.rows, b.columns)
+        lay_out(&found.all)
+        self.sweeper.reserve(&found.all, FO_MAX_SUMS)
         return found
 
     cdef void add_up(self, const Binding *bindings, bint for_class) noexcept:

@@ -1,7 +1,7 @@
 """What other rooms may use of the compiled kernels: their types, the variant in use, the floating-point mode."""
 
 cdef extern from "fastopt.h" nogil:
-    enum: FO_MAX_STATE, FO_MAX_SCALARS, FO_MAX_SUMS, FO_NO_DECAY, FO_DECAYS, FO_F32, FO_F64, FO_REALS
+    enum: FO_MAX_STATE, FO_MAX_SCALARS, FO_MAX_SUMS, FO_NO_DECAY, FO_DECAYS, FO_F32, FO_F64, FO_REALS, FO_LANES
 
     ctypedef struct fo_span:
         Py_ssize_t n
@@ -21,6 +21,28 @@ cdef extern from "fastopt.h" nogil:
     ctypedef void fo_summer(const fo_span *x, const fo_coef *c, double *sums) noexcept nogil
     ctypedef void fo_finisher(const double *sums, double n, double *scalars) noexcept nogil
 
+    ctypedef struct fo_block:
+        Py_ssize_t lines
+        Py_ssize_t length
+        Py_ssize_t apart
+        Py_ssize_t g_apart
+        void *p
+        const void *g
+        void *line
+        void *place
+        double mean
+
+    ctypedef void fo_block_step(const fo_block *x, const fo_coef *c) noexcept nogil
+
+    ctypedef struct fo_factored:
+        const char *const *state
+        void (*squares)(const fo_block *x, const fo_coef *c, double *place_sums, double *line_sums,
+                        Py_ssize_t sums_apart) noexcept nogil
+        void (*follow)(const fo_coef *c, void *moments, Py_ssize_t n, const double *sums, double count) noexcept nogil
+        double (*mean)(const void *moments, Py_ssize_t n) noexcept nogil
+        void (*sums)(const fo_block *x, const fo_coef *c, double *lanes) noexcept nogil
+        fo_block_step *step[FO_DECAYS]
+
     ctypedef struct fo_rule:
         const char *name
         const char *const *state
@@ -30,6 +52,7 @@ cdef extern from "fastopt.h" nogil:
         fo_summer *sum[FO_DECAYS]
         const char *const *made
         fo_finisher *finish
+        const fo_factored *factored
 
     ctypedef struct fo_table:
         const fo_rule *rules

@@ -74,8 +74,10 @@ def rules():
     cdef const fo_rule *rule = variant.tables[FO_F32].rules
     found = {}
     while rule.name != NULL:
-        found[rule.name.decode()] = (names_of(rule.state), names_of(rule.scalars), names_of(rule.sums),
-                                     names_of(rule.made))
+        state = names_of(rule.state)
+        if rule.factored != NULL:
+            state += names_of(rule.factored.state)
+        found[rule.name.decode()] = (state, names_of(rule.scalars), names_of(rule.sums), names_of(rule.made))
         rule += 1
     return found
 

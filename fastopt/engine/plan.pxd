@@ -27,6 +27,7 @@ cdef class Plan(Groups):
     cdef fo_coef average[2]
     cdef double *factors            # [leaves] of gradients,
     cdef bint own_factors           # if leaves have factors of their own in this step
+    cdef bint in_parts              # a step in parts is under way, see `Parts`
     cdef bint looks_ahead           # each step needs a look ahead before it,
     cdef bint unlooked              # and the next one has had none
     cdef int generation             # forks when the plan was last used
@@ -36,6 +37,7 @@ cdef class Plan(Groups):
     cdef Change fold(self, object owner, list changes)
     cdef bint update(self, Change change) noexcept
     cdef bint counted(self) noexcept
+    cdef void end_parts(self) noexcept
     cdef bint update_by_reference(self, object owner, Change change, bint everything) except -1
     cdef int zero_bad_gradients(self) except -1
     cdef int fold_in(self, list terms, const Binding *bindings, First sums) except -1

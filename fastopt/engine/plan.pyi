@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,7 @@ class Plan:
     has_rows: bool
     row_counts: list[Array | None]
     tables: list[Table | None]
+    scale: float
     back_to_back: bool
     def __init__(
         self,
@@ -47,7 +49,13 @@ class Plan:
         looks_ahead: bool,
     ) -> None: ...
     def configure(
-        self, zero_gradients: bool, screened: bool, clip_value: float, average: float, decays: list[bool]
+        self,
+        zero_gradients: bool,
+        screened: bool,
+        clip_value: float,
+        average: float,
+        decays: list[bool],
+        memory: Callable[[str, str, Array], Array] | None,
     ) -> None: ...
     def step(self, owner: Snapshots, grads: Any, loss_scale: float | None, by_reference: bool) -> bool: ...
     def unsettle(self) -> None: ...

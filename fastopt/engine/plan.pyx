@@ -35,6 +35,8 @@ cdef str UNLOOKED = ("this optimizer takes its gradients at the looked-ahead poi
                      "opt.lookahead():`, and call step(grads) after the block; each step needs a block of its own")
 cdef str TORN = ("the optimizer is torn, since writing to it failed half way: load a checkpoint or a state_dict, "
                  "which mends it")
+cdef str SHARED = ("this process was forked, and its parent may share the memory of the state, which state_memory "
+                   "gave: call bind(params) for state of its own")
 cdef str FORKED = ("this process was forked in the middle of a step of this optimizer: call bind(params), or load a "
                    "checkpoint")
 
@@ -66,7 +68,8 @@ cdef class Plan(Groups):
     def __dealloc__(self):
         PyMem_Free(self.factors)
 
-    def configure(self, bint zero_gradients, bint screened, double clip_value, double average, list decays):
+    def configure(self, bint zero_gradients, bint screened, double clip_value, double average, list decays,
+                  object memory):
         """Set what options say.
 
         Parameters
@@ -81,10 +84,14 @@ cdef class Plan(Groups):
             What the parameters' average, if there is one, is multiplied by in each step.
         decays : list of bool
             Of each leaf, whether its group's weight decay is for it too.
+        memory : callable, optional
+            From a parameter's name, the name of some state, and the parameter to the array that this state is to lie
+            in: of its type, shape and memory order. It holds zeros already if it has an attribute `is_zero` that is
+            True.
         """
         cdef Py_ssize_t i
         self.require(zero_gradients)
-        self.screened, self.clip_value = screened, clip_value
+        self.screened, self.clip_value, self.memory = screened, clip_value, memory
         self.average[0].c[0], self.average[0].c[1] = average, 1.0 - average
         self.average[1].c[2] = 1.0  # the first update
         for i in range(self.n_leaves):
@@ -229,12 +236,16 @@ cdef class Plan(Groups):
     cdef bint update(self, Change change) noexcept:
         """Acts 4 and 5: update all active leaves, and count it; True if gradients are left for `let_go`."""
         cdef bint left
-        if change is None and self.all.elements <= CHUNK_ELEMENTS:  # the GIL is kept, and no fork comes between
+        cdef Sweep w
+        if change is None and self.all.elements <= CHUNK_ELEMENTS and self.matrices is None:  # the GIL is kept: no fork
             self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
             return self.counted()
         enter_gate()
         if change is not None:
             self.adopt(change)
+        if self.matrices is not None:
+            self.prepare_sweep(&w, UPDATE)
+            self.matrices.update(self.sweeper, &w, self.totals)
         if self.sums:
             self.sum_up(self.bindings, False)
         self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
@@ -243,12 +254,19 @@ cdef class Plan(Groups):
         return left
 
     cdef bint counted(self) noexcept:
-        """Act 5."""
-        self.steps += 1
+        """Act 5; of a step in parts, what is of their leaves."""
         if self.keeps_numbers:
             self.keep_numbers()
-        self.unlooked = self.looks_ahead
+        if not self.in_parts:
+            self.end_parts()
         return self.end_step(True)
+
+    cdef void end_parts(self) noexcept:
+        """Act 5, what comes once a step."""
+        if self.keeps_numbers:
+            self.keep_group_numbers()
+        self.steps += 1
+        self.unlooked = self.looks_ahead
 
     cdef bint update_by_reference(self, object owner, Change change, bint everything) except -1:
         """Acts 4 and 5 in Python, of all classes, or of those alone that do their arithmetic themselves.
@@ -304,6 +322,8 @@ cdef class Plan(Groups):
             self.tear()
         elif self.lock.abandoned and self.away is None:
             self.away, self.remedy = FORKED, "bind"
+        elif self.memory is not None and self.away is None:
+            self.away, self.remedy = SHARED, "bind"
         self.lock.abandoned = self.lock.torn = False
         if self.away is not None:
             raise RuntimeError(self.away)

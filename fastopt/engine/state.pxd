@@ -12,6 +12,7 @@ cdef class Stock:
     cdef Layout new              # the new arrays, as leaves of their own
     cdef list places             # (leaf, slot) of each
     cdef list renewed            # leaves that had no new state before
+    cdef list zero               # of each new array, whether it holds zeros already
     cdef bint lent               # first passes have been given it already
     cdef Extent *extents         # of all memory as it will be
     cdef Py_ssize_t n_extents
@@ -27,10 +28,13 @@ cdef class State(Leaves):
     cdef bint keeps_numbers      # whether there are any
     cdef bint *asked             # [groups]: whether this step has asked the class what they will be
     cdef Sweeper sweeper
+    cdef object memory           # where state is to lie, see `Plan.configure`; None: wherever there is room
 
     cdef void keep_numbers(self) noexcept
+    cdef void keep_group_numbers(self) noexcept
     cdef object new_state(self, Py_ssize_t i, str name)
     cdef Stock stock(self, list wanted)
+    cdef int check_memory(self, Stock stock, list memory) except -1
     cdef void lend(self, Stock stock) noexcept
     cdef void take_back(self, Stock stock) noexcept
     cdef void install(self, Stock stock) noexcept

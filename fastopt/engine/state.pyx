@@ -12,6 +12,8 @@ from .rows cimport Table
 
 import numpy as np
 
+from ..memory import is_mapped, overlapping_maps
+
 cnp.import_array()
 
 AVERAGE = "ema"  # the slot of the parameters' average, which an option asks for
@@ -75,7 +77,7 @@ cdef class State(Leaves):
         PyMem_Free(self.asked)
 
     cdef void keep_numbers(self) noexcept:
-        """The step is over: numbers are what it has made of them."""
+        """Leaves have been updated: their numbers are what the step has made of them."""
         cdef Py_ssize_t i, k
         cdef double *kept = <double *>cnp.PyArray_DATA(self.numbers)
         cdef double *made = <double *>cnp.PyArray_DATA(self.next_numbers)
@@ -83,8 +85,12 @@ cdef class State(Leaves):
             for i in range(self.n_leaves):
                 if self.asked[self.leaves[i].group] and self.leaves[i].active:
                     kept[k * self.n_leaves + i] = made[k * self.n_leaves + i]
-        kept = <double *>cnp.PyArray_DATA(self.group_numbers)
-        made = <double *>cnp.PyArray_DATA(self.next_group_numbers)
+
+    cdef void keep_group_numbers(self) noexcept:
+        """The same for groups."""
+        cdef Py_ssize_t i, k
+        cdef double *kept = <double *>cnp.PyArray_DATA(self.group_numbers)
+        cdef double *made = <double *>cnp.PyArray_DATA(self.next_group_numbers)
         for k in range(cnp.PyArray_DIM(self.group_numbers, 0)):
             for i in range(self.n_groups):
                 if self.asked[i]:
@@ -100,9 +106,13 @@ cdef class State(Leaves):
         shape = shown(a)
         if name != AVERAGE:
             shape = self.classes[self.leaves[i].group].state_shape(name, shape)
-        if shape is None or shape == shown(a):
-            return None if shape is None else empty_like(a)
-        return np.empty(shape, a.dtype)
+        if shape is None:
+            return None
+        if shape != shown(a):
+            return np.empty(shape, a.dtype)
+        if self.memory is None:
+            return empty_like(a)
+        return self.memory(self.names[i], self.classes[self.leaves[i].group]._slots[name], a)
 
     cdef Stock stock(self, list wanted):
         """Take the memory for state that leaves lack; `wanted` has (first leaf, leaf after the last, slots)."""
@@ -110,7 +120,7 @@ cdef class State(Leaves):
         cdef Py_ssize_t i
         cdef Leaf *f
         cdef cnp.ndarray a
-        stock.states, stock.places, stock.renewed = self.states[:], [], []
+        stock.states, stock.places, stock.renewed, stock.zero = self.states[:], [], [], []
         memory = []
         for begin, end, slots in wanted:
             for name in slots:  # all leaves of a slot, then the next, as updates go through them
@@ -120,6 +130,8 @@ cdef class State(Leaves):
                         made = self.new_state(i, name)
                         if made is None:
                             continue
+                        stock.zero.append(name != AVERAGE and getattr(made, "is_zero", False) is True)
+                        made = np.asarray(made)
                         stock.states[i] = {**stock.states[i], name: made}
                         stock.places.append((i, slot))
                         memory.append((made, i, slot))
@@ -133,7 +145,7 @@ cdef class State(Leaves):
             f = &stock.new.leaves[i]
             a = memory[i][0]
             f.p, f.n, f.itemsize = <char *>cnp.PyArray_DATA(a), cnp.PyArray_SIZE(a), cnp.PyArray_ITEMSIZE(a)
-            f.active, f.arrays = True, 1
+            f.active, f.arrays = not stock.zero[i], 1
             if memory[i][2] == MAX_SLOTS - 1:
                 f.g = self.leaves[<Py_ssize_t>memory[i][1]].p
         lay_out(&stock.new)
@@ -142,8 +154,24 @@ cdef class State(Leaves):
             for name, array in arrays.items():
                 memory.append((array, i, self.slots.index(name)))
         stock.extents = sorted_extents(memory, &stock.n_extents)
+        if self.memory is not None:
+            self.check_memory(stock, memory)
         self.sweeper.reserve(&stock.new, 0)
         return stock
+
+    cdef int check_memory(self, Stock stock, list memory) except -1:
+        """Raise if state overlaps other memory of the optimizer."""
+        cdef Py_ssize_t k
+        arrays = [row[0] for row in memory if is_mapped(row[0])]
+        pair = overlapping_maps(arrays) if arrays else None
+        for k in range(1, stock.n_extents):
+            if stock.extents[k - 1].end > stock.extents[k].begin:
+                pair = k - 1, k
+                break
+        if pair is not None:
+            raise ValueError("state_memory gave an array that overlaps a parameter or other state: each must have "
+                             "memory of its own")
+        return 0
 
     cdef void lend(self, Stock stock) noexcept:
         """Let leaves have the state that was taken for them: zeros, averages as copies of their parameters."""

@@ -19,8 +19,8 @@ from cpython.mem cimport PyMem_Free, PyMem_Realloc
 from cython.parallel cimport prange
 
 from .chunks cimport (
-    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, START_STATE,
-    run_alone, run_stretch, zero_ordered)
+    CHUNK_ELEMENTS, DESCEND, FACTOR, FIND_NONFINITE, RATIOS, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO,
+    ZERO_GRADIENTS, START_STATE, run_alone, run_stretch, zero_ordered)
 from .kernels cimport enter_mode, flush, leave_mode
 
 from .kernels import is_intel
@@ -246,7 +246,7 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
     mode = enter_mode(w.flush)
     if w.queues == NULL:
         if not extra:
-            run_stretch(w, w.all.chunks * worker // w.workers, w.all.chunks * (worker + 1) // w.workers)
+            w.run(w, w.all.chunks * worker // w.workers, w.all.chunks * (worker + 1) // w.workers)
     else:
         if not extra:
             fo_write(&w.queues[worker].begun, 1)
@@ -264,7 +264,7 @@ cdef void run_worker(const Sweep *w, int worker) noexcept nogil:
                 end = min(begin + few, q.stop)
                 if w.backward:
                     begin, end = q.mirror - end, q.mirror - begin
-                run_stretch(w, begin, end)
+                w.run(w, begin, end)
     leave_mode(mode)
 
 
@@ -333,7 +333,9 @@ cdef class Sweeper:
         cdef const Layout *all = w.all
         cdef Py_ssize_t traffic
         w.flush = flush
-        w.partial = self.partial if w.what in (SUM_SQUARES, SUM_UP, FIND_NONFINITE) else NULL
+        if w.what < FACTOR:
+            w.run = run_stretch
+        w.partial = self.partial if w.what in (SUM_SQUARES, SUM_UP, FIND_NONFINITE, RATIOS) else NULL
         w.fetch = w.backward = False
         w.workers = threads  # asked once: another thread may change it
         if all.elements <= CHUNK_ELEMENTS:
@@ -345,7 +347,7 @@ cdef class Sweeper:
             self.turns += 1
             w.backward = self.turns & 1
         w.fetch = self.turns >> 1 & 1 if forced else prefetch and all.nbytes >= FETCH_FROM
-        traffic = all.traffic if w.what in (UPDATE, UPDATE_AND_ZERO, SUM_UP) else all.nbytes
+        traffic = all.traffic if w.what in (UPDATE, UPDATE_AND_ZERO, SUM_UP, FACTOR, RATIOS, DESCEND) else all.nbytes
         if (traffic < BREAK_EVEN or w.workers < 2 or forked) and not forced:
             with nogil:
                 run_alone(w)

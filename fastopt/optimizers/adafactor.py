@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from .. import hyper
 from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
+from ..words import maximum, sum_in_lanes, sum_of_lines, sum_of_places
 
 __all__ = ["Adafactor"]
 
@@ -44,7 +46,7 @@ class Adafactor(Optimizer):
         :math:`\lambda \geq 0`.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -54,8 +56,13 @@ class Adafactor(Optimizer):
 
     Notes
     -----
-    State is ``row_var`` and ``col_var`` of a matrix, ``variance`` of other arrays. NumPy does the arithmetic, so that a
-    step takes memory for some arrays of a parameter's size, and is slower than those of other optimizers.
+    State is ``row_var`` and ``col_var`` of a matrix, ``variance`` of other arrays: of a matrix with 1000 rows and
+    columns, 2000 numbers in place of a million. A step reads the gradients of a large matrix three times, since rows
+    and columns must be known before :math:`u`, and :math:`R(u)` before the update. Besides, a matrix of more than
+    65,536 elements needs memory for sums, about 3 % of its own in float32.
+
+    The sums have the same bits on every processor and for any number of threads, but depend on how a parameter lies in
+    memory. :math:`t^\gamma` is the C library's: its last bit may differ between systems.
 
     References
     ----------
@@ -74,8 +81,8 @@ class Adafactor(Optimizer):
            [1.5, 1.5]])
     """
 
+    keeps_axes = True
     slots: ClassVar[Mapping[str, str]] = {"r": "row_var", "c": "col_var", "v": "variance"}
-    in_numpy = True
     lr: Hyper[Rate] = Hyper(hyper.learning_rate, default=1e-2, kw_only=False)
     beta2_decay: Hyper[float] = Hyper(hyper.at_most_0, default=-0.8)
     eps: Hyper[tuple[float | None, float]] = Hyper(hyper.floors, default=(None, 1e-3))
@@ -97,10 +104,18 @@ class Adafactor(Optimizer):
         return {"r": (*shape[:-1], 1), "c": (*shape[:-2], 1, shape[-1]), "v": None}[slot]
 
     @classmethod
+    def check_parameter(cls, name: str, array: Array) -> None:
+        """Stacks of matrices are wanted in C order, where the elements of a matrix lie together."""
+        if array.ndim > 2 and not array.flags.c_contiguous:
+            raise ValueError(
+                f"{name} has {array.ndim} axes in Fortran order: Adafactor wants more than two axes in C order"
+            )
+
+    @classmethod
     def scalars(cls, h: Values, t: Steps, lr: float) -> tuple[Scalars, Scalars]:
         """The learning rate is bounded by the step."""
         least, scale = h["eps"]
-        return {"lr": 1.0}, {
+        return {}, {
             "rate": np.minimum(lr, 1.0 / np.sqrt(t)),
             "keep": np.float_power(t, h["beta2_decay"]),
             "eps1": -1.0 if least is None else least,
@@ -110,19 +125,57 @@ class Adafactor(Optimizer):
 
     @staticmethod
     def reference(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
-        """The step itself; means are taken in double."""
-        least = np.finfo(p.dtype).eps if c["eps1"] < 0 else c["eps1"]
-        squares = np.square(g, dtype=np.float64)
-        if p.ndim < 2:
-            v = s["v"]
-            v[...] = v + c["keep"] * (squares - v)
-        else:
-            rows, columns = s["r"], s["c"]
-            rows[...] = rows + c["keep"] * (squares.mean(axis=-1, keepdims=True) - rows)
-            columns[...] = columns + c["keep"] * (squares.mean(axis=-2, keepdims=True) - columns)
-            mean = rows.mean(axis=-2, keepdims=True, dtype=np.float64)
-            v = (rows * columns / np.maximum(mean, least)).astype(p.dtype)
-        u = g / np.sqrt(np.maximum(v, p.dtype.type(least) ** 2))
-        size = max(float(c["eps2"]), float(np.sqrt(np.square(p, dtype=np.float64).mean())))
-        clipped = max(1.0, float(np.sqrt(np.square(u, dtype=np.float64).mean())) / float(c["most"]))
-        return p.dtype.type(float(c["rate"]) * size / clipped) * u  # type: ignore[no-any-return]
+        """NumPy twin of adafactor."""
+        for state, moments in _moments(p, g, s, c):
+            state[...] = moments
+        return c["alpha"] * (g / np.sqrt(_floored(p, s, c)))  # type: ignore[no-any-return]
+
+    @staticmethod
+    def sums(rule: str, p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Mapping[str, Array]:
+        """Squares of the parameter and of the update."""
+        will_be = {slot: state.copy() for slot, state in s.items()}
+        for state, moments in _moments(p, g, will_be, c):
+            state[...] = moments
+        return {
+            "pp": np.square(p, dtype=np.float64),
+            "uu": g * g / _floored(p, will_be, c),
+        }
+
+    @staticmethod
+    def finish(rule: str, sums: Mapping[str, float], n: int, c: Mapping[str, float]) -> Mapping[str, float]:
+        """The step in proportion to the parameter."""
+        size, large = math.sqrt(sums["pp"] / n), math.sqrt(sums["uu"] / n) / c["most"]
+        return {"alpha": c["rate"] * max(size, c["eps2"]) / max(large, 1.0)}
+
+
+def _lines_and_places(p: Array, s: Mapping[str, Array]) -> tuple[Array, Array]:
+    """The second moments of lines and of places of matrices as they lie in memory."""
+    rows, columns = s["r"], s["c"]
+    return (rows, columns) if rows.shape == (*p.shape[:-1], 1) else (columns, rows)
+
+
+def _moments(p: Array, g: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> list[tuple[Array, Array]]:
+    """Each state array with what it becomes."""
+    if p.ndim < 2:
+        return [(s["v"], s["v"] + c["keep"] * (g * g - s["v"]))]
+    squares, keep = np.square(g, dtype=np.float64), c["keep"]
+    lines, places = _lines_and_places(p, s)
+    return [
+        (lines, lines + keep * (sum_of_lines(squares) / p.shape[-1] - lines)),
+        (places, places + keep * (sum_of_places(squares) / p.shape[-2] - places)),
+    ]
+
+
+def _floored(p: Array, s: Mapping[str, Array], c: Mapping[str, Any]) -> Array:
+    """Second moments of all elements, none of them too small."""
+    real = p.dtype.type
+    information = np.finfo(real)
+    eps = information.eps if c["eps1"] < 0 else c["eps1"]
+    least = max(eps * eps, information.tiny)
+    if p.ndim < 2:
+        return maximum(s["v"], least)
+    lines, places = _lines_and_places(p, s)
+    count = p.shape[-2]
+    mean = sum_in_lanes(lines.astype(np.float64).reshape(*p.shape[:-2], count))[..., None, None] / count
+    shares = (lines / maximum(mean, float(eps))).astype(real)
+    return maximum(shares * places, least)

@@ -41,7 +41,7 @@ class Adagrad(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -119,7 +119,7 @@ class Adadelta(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises

@@ -43,7 +43,7 @@ class ASGD(Optimizer):
         :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises

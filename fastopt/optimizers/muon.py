@@ -52,7 +52,7 @@ class Muon(Optimizer):
         :math:`\lambda \geq 0`.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -84,7 +84,7 @@ class Muon(Optimizer):
     """
 
     slots: ClassVar[Mapping[str, str]] = {"m": "momentum_buffer"}
-    in_numpy = matrices_only = True
+    in_numpy = matrices_only = keeps_axes = True
     momentum: Hyper[Rate] = Hyper(hyper.proportion, default=0.95)
     nesterov: Hyper[bool] = Hyper(hyper.flag, default=True)
     ns_coefficients: Hyper[tuple[float, float, float]] = Hyper(hyper.three_numbers, default=(3.4445, -4.775, 2.0315))

@@ -59,7 +59,7 @@ class Prodigy(Optimizer):
         Whether the decay stands beside the update, as written here; else :math:`\lambda w` is added to the gradient.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises

@@ -81,7 +81,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -164,7 +164,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
         :math:`\lambda \geq 0`, at the point where gradients are taken.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises

@@ -34,7 +34,7 @@ class SignSGD(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -103,7 +103,7 @@ class Signum(Optimizer):
         Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises
@@ -172,7 +172,7 @@ class Lion(Cautious):
         Whether the decay stands beside the update; else :math:`\lambda w` is added to the gradient.
     maximize : bool
         Whether to ascend.
-    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask
+    nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
         Options of all optimizers, see `Optimizer`.
 
     Raises
