@@ -104,8 +104,8 @@ def _conditions(run: Run) -> Results:
 
 def _rows(run: Run) -> Results:
     """Sparse gradients: some rows of a table."""
-    tables = run.pick([1000], [10**4, 10**5, 10**6], [10**4, 10**5, 10**6, 10**7])
-    return rows.measure(tables, run.pick(64, rows.NAMED, rows.NAMED), run.pick(0.0, 8.0, 30.0))
+    tables, named = run.pick(([1000], 64), *[([10**4, 10**5, 10**6], rows.NAMED)] * 2)
+    return rows.measure(tables, named, run.pick(0.0, 8.0, 30.0))
 
 
 # In this order, so that what a slow machine leaves no time for is the least missed.
