@@ -8,11 +8,11 @@ BIN := $(VENV)/bin
 EXTRAS := cli test bench docs dev
 COMPILED := setup.py pyproject.toml $(wildcard src_c/* fastopt/engine/*.p[yx]*)
 
-.PHONY: help train test test-slow adapters bench bench-full bench-smoke lint format docs dist sanitize clean
+.PHONY: help train test test-slow adapters mpi mpi-smoke bench bench-full bench-smoke lint format docs dist arm sanitize clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make train | test | test-slow | adapters | bench | bench-full | lint | format | docs | dist | sanitize | clean"
+	@echo "make train | test | test-slow | adapters | mpi | bench | bench-full | lint | format | docs | dist | arm | sanitize | clean"
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +58,20 @@ adapters: $(PARTNERS)/.ready $(PARTNERS)-sklearn/.ready
 	    $(PARTNERS)-sklearn/bin/python -m pytest -q -m "not slow" tests/test_sklearn.py; \
 	done
 
+# fastopt.mpi on one to four ranks, in an environment with MPI; the example, and the benchmark to see that it runs.
+$(VENV)-mpi/.ready: $(COMPILED)
+	$(PYTHON) -m venv $(VENV)-mpi
+	$(VENV)-mpi/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[test,mpi]' mpich
+	touch $@
+
+mpi: $(VENV)-mpi/.ready
+	$(VENV)-mpi/bin/python -m pytest tests/test_mpi.py
+	$(VENV)-mpi/bin/python -m pytest -q tests/test_examples.py tests/test_documents.py -k mpi
+	$(VENV)-mpi/bin/python -m bench.mpi --smoke
+
+mpi-smoke: $(VENV)-mpi/.ready
+	$(VENV)-mpi/bin/python -m pytest -q tests/test_mpi.py -k "2-ranks"
+
 bench: $(VENV)/.bench
 	$(BIN)/python -m bench
 
@@ -83,14 +97,22 @@ format: $(VENV)/.dev
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
-# An sdist, a wheel from that sdist, and that wheel in an empty environment.
+# An sdist, a wheel from that sdist, and that wheel in an empty environment. On Linux also as it is repaired for the
+# package index, in dist/repaired: it must not be larger than 2 MB.
 dist: $(VENV)/.dev
 	rm -rf dist build/dist-venv
 	$(BIN)/python -m build --quiet
+	$(BIN)/python -m twine check --strict dist/*
 	$(BIN)/python tests/check_dist.py dist
+	case "$$(uname)" in Linux) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist/repaired dist/*.whl \
+	    && $(BIN)/python tests/check_dist.py dist dist/repaired;; esac
 	$(PYTHON) -m venv build/dist-venv
 	build/dist-venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
 	cd build && dist-venv/bin/python -c "import fastopt; fastopt.show_config()"
+
+# The kernels compiled for 64-bit Arm, with the bits of this machine's: needs gcc-aarch64-linux-gnu and qemu-user-static.
+arm: $(VENV)/.test
+	cd tests && ../$(BIN)/python check_arm.py
 
 # The suite against kernels and engine built with AddressSanitizer and UndefinedBehaviorSanitizer. Leaks are not looked
 # for: CPython leaves its own at exit.
@@ -104,5 +126,5 @@ sanitize: $(VENV)/.test
 	    $(BIN)/python -m pytest -m "not slow" -p no:cacheprovider -o pythonpath="build/sanitize ."
 
 clean:
-	rm -rf build dist out docs/_build docs/api .venv .venv-adapters .venv-adapters-sklearn .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf build dist out docs/_build docs/made .venv .venv-adapters .venv-adapters-sklearn .venv-mpi .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	rm -f fastopt/engine/*.so

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from bench.peers import Peer, need, threads, written
+from fastopt.cli.handwritten import adam, momentum, rmsprop, sgd
 
 # In every rule: p parameter, g gradient, s the slots of state in the order of the case, t the number of this step.
 
@@ -41,35 +42,9 @@ class NumPyForm(Peer):
 # ------------------------------------------------------------------------------- NumPy naive: new arrays for every term
 
 
-def naive_sgd(p, g, s, t, lr):
-    p -= lr * g
-
-
-def naive_momentum(p, g, s, t, lr, momentum, nesterov=False):
-    s[0] = momentum * s[0] + g
-    p -= lr * (g + momentum * s[0] if nesterov else s[0])
-
-
-def naive_rmsprop(p, g, s, t, lr, alpha, eps):
-    s[0] = alpha * s[0] + (1 - alpha) * g**2
-    p -= lr * g / (np.sqrt(s[0]) + eps)
-
-
-def naive_adam(p, g, s, t, lr, betas, eps, weight_decay=0.0, amsgrad=False):
-    if weight_decay:
-        p -= lr * weight_decay * p
-    s[0] = betas[0] * s[0] + (1 - betas[0]) * g
-    s[1] = betas[1] * s[1] + (1 - betas[1]) * g**2
-    if amsgrad:
-        s[2] = np.maximum(s[2], s[1])
-    m_hat = s[0] / (1 - betas[0] ** t)
-    v_hat = s[-1] / (1 - betas[1] ** t)
-    p -= lr * m_hat / (np.sqrt(v_hat) + eps)
-
-
 class Naive(NumPyForm):
     name = "NumPy naive"
-    rules: ClassVar = {"sgd": naive_sgd, "momentum": naive_momentum, "rmsprop": naive_rmsprop, "adam": naive_adam}
+    rules: ClassVar = {"sgd": sgd, "momentum": momentum, "rmsprop": rmsprop, "adam": adam}
 
 
 # ------------------------------------------- NumPy out=: every ufunc writes into its result or a scratch array, a or b

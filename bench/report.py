@@ -15,7 +15,7 @@ from rich.table import Table
 
 from bench import paper
 from bench.roofline import plural
-from bench.workloads import elements
+from bench.workloads import WORKLOADS, elements
 
 Row = dict[str, Any]
 Results = dict[str, Any]
@@ -40,9 +40,21 @@ def longest(words: Iterable[str]) -> int:
     return max(map(len, words), default=0)
 
 
+NAMES = {  # of workloads
+    "1e6": "1 million",
+    "1e7": "10 million",
+    "1e8": "100 million",
+    "1e9": "1 billion",
+    "mlp": "small network",
+    "thousand-small": "1,000 × 64",
+    "resnet50": "ResNet-50",
+    "gpt2-small": "GPT-2 small",
+}
+
+
 def label(workload: str) -> str:
-    """10^6 for 1e6."""
-    return re.sub(r"^1e(\d+)$", r"10^\1", workload)
+    """What people call a workload: the number of its parameters, or a model."""
+    return NAMES.get(workload) or (f"{elements(workload):,}" if workload in WORKLOADS else workload)
 
 
 def select(results: Results, **labels: Any) -> dict[str, Row]:
@@ -78,6 +90,7 @@ class Sheet:
     columns: list[str]
     rows: list[list[str]] = field(default_factory=list)
     note: str = ""
+    wide: int = 8  # columns of numbers in a page
 
     def widths(self, width: int) -> list[int]:
         """Of each column, where the whole has so many characters: the widest wraps between words if that is enough."""
@@ -112,9 +125,15 @@ class Sheet:
             yield table
 
     def markdown(self) -> str:
-        lines = [self.columns, [":--"] + ["--:"] * (len(self.columns) - 1), *self.rows]
-        body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-        return body + (f"\n\n{self.note}" if self.note else "")
+        """The title and as many tables as it takes not to be too wide, each with the first column."""
+        parts = []
+        for begin in range(1, len(self.columns), self.wide):
+            chosen = [0, *range(begin, min(begin + self.wide, len(self.columns)))]
+            lines = [self.columns, [":--"] + ["--:"] * (len(self.columns) - 1)]
+            lines += [row for row in self.rows if any(row[i] != "–" for i in chosen[1:])]
+            cells = ([line[i].replace("|", "\\|") for i in chosen] for line in lines)
+            parts.append("\n".join("| " + " | ".join(line) + " |" for line in cells))
+        return "\n\n".join(filter(None, [f"*{self.title}*", *parts, self.note]))
 
 
 def pivot(title: str, rows: list[Row], down: Callable[[Row], str], across: Callable[[Row], str]) -> Sheet:
@@ -129,9 +148,40 @@ def of_workload(row: Row) -> str:
     return label(row["workload"])
 
 
+# What the README compares, by who is meant: the best of a package's forms.
+README = ["1e3", "1e6", "1e8", "mlp", "resnet50", "gpt2-small"]
+PACKAGES = {
+    "torch": ("torch",),
+    "optax": ("JAX + optax",),
+    "Keras": ("keras", "Keras"),
+    "scikit-learn": ("scikit-learn", "sklearn"),
+    "NumPy by hand": ("NumPy naive", "NumPy out="),
+}
+
+
+def readme(results: Results) -> Sheet:
+    """Few lines, for the README."""
+    sheet = Sheet(
+        "Time of one Adam step in float32", ["parameters", "fastopt (µs)", *(f"{who} (×)" for who in PACKAGES)]
+    )
+    sheet.note = (
+        "×: how many times as long as fastopt the best form of each takes. The small network has layers of 784, 256, "
+        "256 and 10 units, ResNet-50 has 26 million parameters, GPT-2 small 124 million."
+    )
+    for workload, rows in adam(results).items():
+        if workload not in README:
+            continue
+        line = [label(workload), number(rows["fastopt"]["us"])]
+        for forms in PACKAGES.values():
+            row = fastest(rows, lambda row, forms=forms: row["contender"].startswith(forms))
+            line.append(number(row and row["x_fastopt"]))
+        sheet.rows.append(line)
+    return sheet
+
+
 def speed(results: Results) -> Sheet:
-    columns = ["workload", "fastopt, µs", "roof, µs", "× roof", "best package", "its ×", "numba's ×", "NumPy's ×"]
-    sheet = Sheet(f"Adam, float32, {most_threads(results)} threads: a step", columns)
+    columns = ["parameters", "fastopt (µs)", "roof (µs)", "× roof", "best package", "its ×", "numba's ×", "NumPy's ×"]
+    sheet = Sheet(f"Adam, float32, {plural(most_threads(results))}: time of a step", columns)
     sheet.note = "Its ×, numba's, NumPy's: how many times as long as fastopt's step theirs takes, the best of each."
 
     def times(row: Row | None) -> str:
@@ -153,7 +203,7 @@ def everybody(results: Results) -> Sheet:
     rows = [row for found in adam(results).values() for row in found.values()]
     dialects = dict.fromkeys(row["formula"] for row in rows if paper.DIALECTS.get(row["formula"]))
     signs = dict(zip(dialects, "¹²³⁴", strict=False))
-    title = "Adam, float32, everybody: µs a step"
+    title = "Adam, float32, everybody: microseconds a step"
     sheet = pivot(title, rows, lambda row: row["contender"] + signs.get(row["formula"], ""), of_workload)
     sheet.note = " ".join(f"{sign} Another formula: {paper.DIALECTS[name]}." for name, sign in signs.items())
     return sheet
@@ -161,7 +211,7 @@ def everybody(results: Results) -> Sheet:
 
 def units(results: Results) -> Sheet:
     """fastopt in every unit, beside the fastest of all others."""
-    columns = ["step", "µs", "± %", "GB/s", "× roof", "best other", "its ×"]
+    columns = ["step", "time (µs)", "± (%)", "traffic (GB/s)", "× roof", "best other", "its ×"]
     sheet = Sheet("fastopt, every rule and type", columns)
     sheet.note = "±: half of what lies between the quartiles. Its ×: how many times as long as fastopt's step it takes."
     for row in results.get("steps", []):
@@ -185,17 +235,17 @@ def classes(results: Results) -> Sheet:
     for row in (row for row in all_rows if row["threads"] == threads):
         rows.setdefault(row["optimizer"], {}).setdefault(row["workload"], {})[row["contender"]] = row
     workloads = dict.fromkeys(row["workload"] for row in all_rows)
-    columns = ["class", "state"]
+    columns = ["optimizer", "state (bytes)"]
     for workload in workloads:
-        columns += [f"{label(workload)}: × roof", "twin's ×", "torch's ×", "optax's ×"]
-    sheet = Sheet(f"Every class, float32, {plural(threads)}", columns)
+        columns += [f"{label(workload)}: × roof", "NumPy twin's ×", "torch's ×", "optax's ×"]
+    sheet = Sheet(f"Every optimizer, float32, {plural(threads)}: time of a step over others", columns, wide=5)
     sheet.note = (
-        "State: bytes per parameter. Twin's, torch's, optax's ×: how many times as long as fastopt's step theirs takes "
-        "(of torch, the best form). ¹ Another formula than fastopt's. ² Two passes, and so has the roof."
+        "State: bytes for each parameter. Twin's, torch's, optax's ×: how many times as long as fastopt's step theirs "
+        "takes (of torch, the best form). ¹ Another formula than fastopt's. ² Two passes, ³ three, and so has the roof."
     )
     for name, found in rows.items():
         mine = next(iter(found.values()))["fastopt"]
-        line = [name + "²" * (mine["passes"] == 2), number(mine["state_bytes"])]
+        line = [name + {2: "²", 3: "³"}.get(mine["passes"], ""), number(mine["state_bytes"])]
         for workload in workloads:
             here = found.get(workload, {})
             line.append(number(here["fastopt"]["x_roof"]) if here else "–")
@@ -207,7 +257,7 @@ def classes(results: Results) -> Sheet:
 
 
 def loop(results: Results) -> Sheet:
-    title = "Training loop in NumPy, BLAS threads on: µs an iteration"
+    title = "Training loop in NumPy, BLAS threads on: microseconds an iteration"
     return pivot(title, results.get("loop", []), itemgetter("contender"), itemgetter("model"))
 
 
@@ -221,11 +271,11 @@ def by_condition(title: str, rows: list[Row]) -> Sheet:
 
 
 def first_steps(results: Results) -> Sheet:
-    return by_condition("First steps of Adam, float32: µs", results.get("first-steps", []))
+    return by_condition("First steps of Adam, float32: microseconds", results.get("first-steps", []))
 
 
 def conditions(results: Results) -> Sheet:
-    return by_condition("Other conditions, Adam: µs a step", results.get("conditions", []))
+    return by_condition("Other conditions, Adam: microseconds a step", results.get("conditions", []))
 
 
 def rows(results: Results) -> Sheet:
@@ -271,7 +321,7 @@ def machine(results: Results) -> Iterator[str]:
         yield f"{part}: took {load['seconds']:.0f} s, others meanwhile kept {load['others_cores']:.2f} cores busy"
 
 
-SHEETS = (speed, everybody, classes, units, loop, first_steps, conditions, rows, skipped)
+SHEETS = (readme, speed, everybody, classes, units, loop, first_steps, conditions, rows, skipped)
 
 
 def print_sheet(sheet: Sheet, console: Console) -> None:

@@ -5,6 +5,9 @@ Build: ``sphinx-build -n -W --keep-going docs docs/_build`` (or ``make docs``).
 
 import importlib
 import inspect
+import sys
+from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
@@ -12,13 +15,19 @@ from sphinx.errors import ExtensionError
 
 import fastopt
 
+sys.path.insert(0, str(Path(__file__).parent))
+import made
+
 project = "fastopt"
 copyright = "2026, the fastopt developers"
 author = "The fastopt developers"
 version = release = fastopt.__version__
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx_copybutton", "mathml"]
 exclude_patterns = ["_build"]
+html_math_renderer = "mathml"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
 html_theme = "furo"
 html_title = f"fastopt {release}"
 
@@ -30,6 +39,7 @@ default_role = "code"  # docstrings write `name` for what is typed
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say the types
 autodoc_preserve_defaults = True
+autodoc_mock_imports = ["mpi4py"]
 numpydoc_show_class_members = False
 numpydoc_validation_checks = {"GL03", "GL06", "GL07", "SS02", "SS03", "PR01", "PR02", "PR03", "RT03"}
 numpydoc_validation_exclude = {
@@ -60,15 +70,14 @@ def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
         raise ExtensionError("undocumented public names:\n  " + "\n  ".join(missing))
 
 
-def list_optimizers(app: Sphinx, page: str, source: list[str]) -> None:
-    """Put each class of OPTIMIZERS where the API reference has ``.. every optimizer``."""
-    entries = [
-        f".. autoclass:: {name}\n   :no-members:\n" for name in fastopt.optimizers.__all__ if name != "OPTIMIZERS"
-    ]
-    source[0] = source[0].replace(".. every optimizer\n", "\n".join(entries))
+def tell_in_full(app: Sphinx, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Tell each parameter of an optimizer on its own page, where the docstring says whose it is like."""
+    if value in made.CLASSES.values():
+        lines[:] = made.in_full(value)
 
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
-    app.connect("source-read", list_optimizers)
+    app.connect("builder-inited", lambda _: made.make())
+    app.connect("autodoc-process-docstring", tell_in_full, priority=1)  # before numpydoc
     app.connect("env-check-consistency", check_public_names)

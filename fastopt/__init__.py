@@ -9,7 +9,7 @@
 array([1., 2., 3.])
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 import typing
 

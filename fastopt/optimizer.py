@@ -175,6 +175,7 @@ class Optimizer(Snapshots):
     hyper_parameters: ClassVar[Mapping[str, Hyper[Any]]] = {}
     _declared: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}
     _arguments: ClassVar[Mapping[str, Hyper[Any] | Option[Any]]] = {}  # those that are not always the default
+    _shared: list[int] | None = None  # elements of whole parameters, where these are parts of them
     _slots: ClassVar[Mapping[str, str]] = {}  # with the average that each may have
 
     # ---- what a class says ----
@@ -318,7 +319,7 @@ class Optimizer(Snapshots):
         kept = dict(self.numbers), dict(self.group_numbers)
         classes = list(map(self._class_of, range(tree.n_groups)))
         slots = dict.fromkeys(slot for cls in classes for slot in cls.slots)
-        plan = Plan(tree, tuple(slots), *kept, classes, self._lock, self.looks_ahead)
+        plan = Plan(tree, tuple(slots), *kept, classes, self._lock, self.looks_ahead, self._shared)
         plan.configure(*self._configuration(plan, self._options))
         return plan
 
@@ -755,7 +756,7 @@ class Optimizer(Snapshots):
 
     def _all_finite(self) -> bool:
         plan = self._bound()
-        bad = plan.find_nonfinite()
+        bad = self._first_nonfinite()
         if bad is not None and self.nonfinite == "raise":
             leaf, index, value = bad
             place = f"[{', '.join(map(str, index))}]" if index else ""
@@ -763,16 +764,26 @@ class Optimizer(Snapshots):
             raise FloatingPointError(f"{plan.gradient_names[leaf]}{place} is {value}: {done}")
         return bad is None
 
+    # Sums over all gradients, which an adapter that has a part of them asks others for:
+
+    def _first_nonfinite(self) -> tuple[int, tuple[int, ...], Any] | None:
+        return self._bound().find_nonfinite()
+
+    def _sum_squares(self, unit: float) -> float:
+        return self._bound().sum_squares(unit)
+
+    def _squares(self, unit: float) -> list[float]:
+        return self._bound().squares(unit)
+
     def _clipping(self, clip_norm: float, scale: float) -> float:
         """Return the factor that brings the norm of all gradients, times `scale`, down to `clip_norm`."""
-        plan = self._bound()
-        total, unit = plan.sum_squares(1.0), 1.0
+        total, unit = self._sum_squares(1.0), 1.0
         if total == math.inf:  # finite float64 gradients can have squares that are not
             unit = 2.0**-600
-            total = plan.sum_squares(unit)
+            total = self._sum_squares(unit)
         elif total < 2.0**-900:  # or that vanish
             unit = 2.0**600
-            total = plan.sum_squares(unit)
+            total = self._sum_squares(unit)
         norm, wanted = math.sqrt(total) * scale, clip_norm * unit
         self._grad_norm = norm / unit
         return 1.0 if norm <= wanted else wanted / norm  # of a NaN, NaN: no step that looks sound
@@ -782,10 +793,10 @@ class Optimizer(Snapshots):
         plan = self._bound()
         if plan.has_rows:
             raise ValueError("clip_tensor_norm is for whole gradients: with Rows, wanted clip_norm or clip_value")
-        totals, units = plan.squares(1.0), [1.0] * len(plan.arrays)
+        totals, units = self._squares(1.0), [1.0] * len(plan.arrays)
         for unit, wrong in ((2.0**-600, [x == math.inf for x in totals]), (2.0**600, [x < 2.0**-900 for x in totals])):
             if any(wrong):  # squares that are infinite, or vanish, though the gradients are and do not
-                for leaf, total in enumerate(plan.squares(unit)):
+                for leaf, total in enumerate(self._squares(unit)):
                     if wrong[leaf]:
                         totals[leaf], units[leaf] = total, unit
         norms = [math.sqrt(total) / unit * scale for total, unit in zip(totals, units, strict=True)]

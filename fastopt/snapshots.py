@@ -164,11 +164,12 @@ class _Fitting:
         self,
         optimizer: Snapshots,
         states: list[dict[str, Array]],
-        row_counts: list[Array | None],
         params: list[Array] | None,
+        row_counts: list[Array | None] | None = None,
         torn: bool = False,
     ) -> None:
         """Take it over, in one piece: arrays, counts and groups."""
+        row_counts = row_counts or [None] * len(states)
         for key, counts in zip(self.rows, row_counts, strict=True):
             if counts is not None and counts.size and not -(2**62) < counts.min() <= counts.max() < 2**62:
                 raise ValueError(f"the snapshot is damaged: {key} has {counts.min()} to {counts.max()}")
@@ -313,7 +314,7 @@ class Snapshots:
             # Copies, since they may be this optimizer's own arrays: another parameter's, say.
             states = [{slot: arrays[key].copy(order="K") for slot, key in keys.items()} for keys in fitting.keys]
             rows = [None if key is None else arrays[key].copy() for key in fitting.rows]
-            fitting.replace(self, states, rows, None)
+            fitting.replace(self, states, None, rows)
 
     def save(
         self, path: str | os.PathLike[str], *, params: bool = True, metadata: Mapping[str, str] | None = None
@@ -355,17 +356,26 @@ class Snapshots:
             plan = self._ready()
             plan.check_parameters()
             plan.settle(self)
-            arrays: dict[str, Array] = {}
-            for leaf, (name, array, state) in enumerate(zip(plan.names, plan.arrays, plan.states, strict=True)):
-                if params:
-                    arrays[name] = array
-                public = self._class_of(plan.tree.groups[leaf])._slots
-                arrays.update({f"{name}.{public[slot]}": values for slot, values in state.items()})
-                rows = plan.row_counts[leaf]
-                if rows is not None:
-                    arrays[f"{name}.{ROW_STEPS}"] = rows
-            header = {**self._header(), "counts": dict(zip(plan.names, plan.counts, strict=True))}
-            checkpoint.write(path, arrays, {"fastopt.optimizer": json.dumps(header), **own})
+            checkpoint.write(path, self._arrays(params), {"fastopt.optimizer": self._text(), **own})
+
+    def _text(self) -> str:
+        """What a file has besides arrays."""
+        plan = self._bound()
+        return json.dumps({**self._header(), "counts": dict(zip(plan.names, plan.counts, strict=True))})
+
+    def _arrays(self, params: bool) -> dict[str, Array]:
+        """The arrays of a file, by their names in it."""
+        plan = self._bound()
+        arrays: dict[str, Array] = {}
+        for leaf, (name, array, state) in enumerate(zip(plan.names, plan.arrays, plan.states, strict=True)):
+            if params:
+                arrays[name] = array
+            public = self._class_of(plan.tree.groups[leaf])._slots
+            arrays.update({f"{name}.{public[slot]}": values for slot, values in state.items()})
+            rows = plan.row_counts[leaf]
+            if rows is not None:
+                arrays[f"{name}.{ROW_STEPS}"] = rows
+        return arrays
 
     def load(self, path: str | os.PathLike[str], *, params: bool = True, in_place: bool = False) -> None:
         """Read what `save` wrote, into this optimizer and its parameters.
@@ -418,7 +428,7 @@ class Snapshots:
             if in_place:
                 reader.read(of_rows)  # all of it is sound: it can only fail now if it changes meanwhile
                 with held():
-                    fitting.replace(self, [{} for _ in plan.names], rows, None, torn=True)
+                    fitting.replace(self, [{} for _ in plan.names], None, rows, torn=True)
                     reader.read(wanted(plan.states, plan.arrays))
                     plan.mend()
                 return
@@ -426,7 +436,7 @@ class Snapshots:
             states = [{slot: _unset(like, reader.specs[key][1]) for slot, key in keys.items()} for keys, like in pairs]
             new = [_unset(like, like.shape) for like in plan.arrays] if params else []
             reader.read(wanted(states, new) | of_rows)
-            fitting.replace(self, states, rows, new if params else None)
+            fitting.replace(self, states, new if params else None, rows)
 
     def _fitting(self, metadata: Mapping[str, str], specs: Mapping[str, Spec], params: bool) -> _Fitting:
         """Check what a file says."""

@@ -5,17 +5,20 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+MOST = 2e6  # bytes of a wheel, also of one with OpenMP's library inside
 
-def main(folder: str) -> None:
+
+def main(folder: str, repaired: str | None = None) -> None:
     (sdist,) = Path(folder).glob("*.tar.gz")
-    (wheel,) = Path(folder).glob("*.whl")
+    (wheel,) = Path(repaired or folder).glob("*.whl")
     with tarfile.open(sdist) as archive:
         in_sdist = {name.partition("/")[2] for name in archive.getnames()}
     with zipfile.ZipFile(wheel) as archive:
-        in_wheel = set(archive.namelist())
+        in_wheel = {name for name in archive.namelist() if not name.startswith("fastopt.libs/")}
 
     needed = {path.as_posix() for path in Path("src_c").iterdir()} | {
-        "setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile",
+        "setup.py", "pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "Makefile", "SECURITY.md",
+        "CODE_OF_CONDUCT.md",
         "fastopt/engine/plan.pyx", "fastopt/engine/plan.pxd",
         "fastopt/engine/plan.pyi", "fastopt/py.typed", "tests/test_bits.py", "bench/workloads.py",
     }  # fmt: skip
@@ -33,8 +36,9 @@ def main(folder: str) -> None:
     assert size < 5e6, f"the compiled modules are {size / 1e6:.1f} MB: they hold debug information"
     sources = [name for name in in_wheel if name.endswith((".pyx", ".c", ".h")) or name.startswith(("bench", "tests"))]
     assert not sources, f"the wheel holds {sources}"
-    print(f"{sdist.name}: {len(in_sdist)} files; {wheel.name}: {len(in_wheel)} files")
+    assert wheel.stat().st_size <= MOST, f"{wheel.name} has {wheel.stat().st_size} bytes: wanted at most {MOST:.0f}"
+    print(f"{sdist.name}: {len(in_sdist)} files; {wheel.name}: {len(in_wheel)} files, {wheel.stat().st_size:,} bytes")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

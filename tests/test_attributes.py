@@ -31,7 +31,11 @@ OTHER |= {
 }
 OTHER |= {hyper.etas: (0.25, 1.5), hyper.limits: (0.125, 0.5), hyper.proportions: (0.5, 0.25), hyper.above_0: 0.5}
 OTHER |= {hyper.positive: 0.5, hyper.constant: 0.25, hyper.whole: 2, hyper.interpolation_betas: (0.5, 0.25)}
-OTHER |= {"nonfinite": "skip", "decay_mask": lambda path, array: False}
+OTHER |= {
+    "nonfinite": "skip",
+    "decay_mask": lambda path, array: False,
+    "state_memory": lambda *given: np.zeros(*given[2:]),
+}
 
 
 def other(one):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import zipfile
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 pytest.importorskip("click", reason="the command is an extra: pip install 'fastopt[cli]'")
 
 from fastopt.cli import main
+from fastopt.cli.data import EMBEDDED
 
 ROWS = 60
+LEAVES_OUT = "; --drop-missing leaves out such rows"
 
 
 @pytest.fixture(autouse=True)
@@ -123,13 +126,13 @@ def test_an_empty_cell_is_missing(cell, others, capsys):
     target = [others, "7" if others == "0.25" else "no"] * 10
     target[5] = cell
     for data in csv(target), npz(np.array(target)):
-        expected = "1 row with a missing, NaN or infinite value, first in the target 'y', row 6"
+        expected = "1 row with a missing, NaN or infinite value, first in the target 'y', row 6" + LEAVES_OUT
         assert refused(capsys, data) == expected
 
 
 @pytest.mark.parametrize("cell", ["NaN", "nan", "-inf", "1e999", "9" * 400, "9" * 10**5], ids=lambda cell: cell[:9])
 def test_a_number_without_a_value_is_missing(cell, capsys):
-    expected = "1 row with a missing, NaN or infinite value, first in the target 'y', row 3"
+    expected = "1 row with a missing, NaN or infinite value, first in the target 'y', row 3" + LEAVES_OUT
     assert refused(capsys, csv(["1.5", "2.5", cell, "4.5"])) == expected
 
 
@@ -188,8 +191,11 @@ def test_the_task_can_be_said():
 
 HEADLINES = {
     "numbers": (["1.5", "2.5", "4.5"] * 8, "target y, regression (for classes: --task classification)"),
-    "few whole numbers": (["1", "2", "4"] * 8, "target y, classification, 3 classes (for numbers: --task regression)"),
-    "text": (["a", "b"] * 12, "target y, classification, 2 classes; "),
+    "few whole numbers": (
+        ["1", "2", "4"] * 8,
+        "target y, classification, 3 classes: 1, 2, 4 (for numbers: --task regression)",
+    ),
+    "text": (["a", "b"] * 12, "target y, classification, 2 classes: a, b; "),
 }
 
 
@@ -253,20 +259,142 @@ def test_a_csv_file_may_be_written_so(written):
     assert document["results"][0]["curve"]["train_loss"][0] == pytest.approx(y.var(), rel=1e-6)  # of float32
 
 
+# Four rows of two features and a target, in ways in which tables are found.
+PLAIN = [(5.1, 3.5, 0), (7.0, 3.2, 1), (6.3, 3.3, 0), (4.9, 3.0, 1)]
+LINES = [f"{a},{b},{y}" for a, b, y in PLAIN]
+FOUND = {
+    "with tabs": ("t.tsv", "a\tb\ty\n" + "\n".join(LINES).replace(",", "\t"), []),
+    "with semicolons": ("t.csv", "a;b;y\n" + "\n".join(LINES).replace(",", ";"), ["--sep", ";"]),
+    "with tabs in .csv": ("t.csv", "a\tb\ty\n" + "\n".join(LINES).replace(",", "\t"), ["--sep", "tab"]),
+    "with blanks": ("t.txt", " a   b y\n " + "\n ".join(LINES).replace(",", "   "), ["--sep", "space"]),
+    "without header": ("t.data", "\n".join(LINES), ["--no-header", "--target", "2"]),
+    "without header, from the end": ("t.data", "\n".join(LINES), ["--no-header", "--target", "-1"]),
+    "of scikit-learn": ("t.csv", "4,2,0,1\n" + "\n".join(LINES), ["--target", "target"]),
+    "of pandas": ("t.csv", ",a,b,y\n" + "\n".join(f"{i},{line}" for i, line in enumerate(LINES)), []),
+    "of R": ("t.csv", "a,b,y\n" + "\n".join(f'"{i + 1}",{line}' for i, line in enumerate(LINES)), []),
+}
+
+
+@pytest.mark.parametrize(("name", "text", "args"), FOUND.values(), ids=FOUND)
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_table_is_read_as_it_is_found(name, text, args, compressed, capsys):
+    if compressed:
+        name += ".gz"
+    Path(name).write_bytes(gzip.compress(text.encode()) if compressed else text.encode())
+    plain = trained(npz(np.array([y for *_, y in PLAIN]), x=np.array([x for *x, _ in PLAIN])))
+    capsys.readouterr()
+    found = trained(name, *args)
+    assert found["data"] == plain["data"] | {"name": name, "target": found["data"]["target"]}
+    assert found["results"][0]["curve"] | {"seconds": 0} == plain["results"][0]["curve"] | {"seconds": 0}
+    left_out = "left out the first column, which has no name and counts the rows" in capsys.readouterr().out
+    assert left_out == (text.startswith(",") or '"1"' in text)
+
+
+def test_a_column_without_name_that_counts_nothing_is_a_feature(capsys):
+    Path("t.csv").write_text(",a,b,y\n" + "\n".join(f"{7 - i},{line}" for i, line in enumerate(LINES)))
+    assert trained("t.csv")["data"]["columns"] == 3
+    assert "left out" not in capsys.readouterr().out
+    Path("t.csv").write_text(",a,y\n" + "\n".join(f"{i},{'no' if i % 3 else 'yes'},{i % 2}" for i in range(20)))
+    assert trained("t.csv")["data"]["columns"] == 2  # a column for each of the two texts, none for the number
+    assert "left out the first column" in capsys.readouterr().out
+
+
+def test_a_header_of_scikit_learn_names_the_classes_and_the_target(capsys):
+    from sklearn import datasets
+
+    for name in ("iris", "wine_data", "breast_cancer"):
+        path = str(Path(datasets.__file__).parent / f"data/{name}.csv")
+        assert main(["train", path, "--stop-after", "1", "--json", "out.json"]) == 0
+        document = json.loads(Path("out.json").read_text())
+        embedded = EMBEDDED[name.removesuffix("_data")](0)
+        assert tuple(document["data"]["classes"]) == embedded.classes
+        assert (document["data"]["target"], document["data"]["columns"]) == ("target", embedded.features.shape[1])
+    Path("t.csv").write_text("5,2,no,yes\n" + "\n".join(LINES))
+    capsys.readouterr()
+    assert main(["train", "t.csv"]) == 2
+    assert capsys.readouterr().err == "fastopt: t.csv: its header counts 5 rows; there are 4\n"
+
+
+def test_an_npy_file_is_a_matrix_or_records(capsys):
+    np.save("t.npy", np.array(PLAIN))
+    records = np.array([(a, b, "no" if y else "yes") for a, b, y in PLAIN], "f4,f8,U3")
+    for array, target in ((np.array(PLAIN), "2"), (np.array(PLAIN), "-1"), (records, "f2")):
+        np.save("t.npy", array)
+        assert main(["train", "t.npy", "--target", target, "--stop-after", "1", "--json", "out.json"]) == 0
+        assert json.loads(Path("out.json").read_text())["data"]["columns"] == 2
+    np.save("t.npy", np.arange(4.0))
+    capsys.readouterr()
+    assert refused(capsys, "t.npy") == "an array of shape (4,): wanted a matrix, or records with names"
+    Path("t.npy").write_bytes(b"x")
+    assert refused(capsys, "t.npy").startswith("not an NPY file of a plain array: ")
+
+
+def mixed(rows=24, **cells):
+    """A table of two numbers, a text, a date and a target, in which single cells are replaced: `c3="x"`."""
+    lines = [
+        [f"{i}.5", str(i % 5), ["red", "green", "blue"][i % 3], f"2024-03-{1 + i:02}", str(i % 2)] for i in range(rows)
+    ]
+    for where, cell in cells.items():
+        lines[int(where[1:])]["abcdy".index(where[0])] = cell
+    Path("t.csv").write_text("a,b,c,d,y\n" + "\n".join(map(",".join, lines)))
+    return "t.csv"
+
+
+def test_columns_are_chosen_and_text_that_repeats_is_a_column_a_value(capsys):
+    for args, columns in ((["--drop", "d"], 5), (["--features", "a,b"], 2), (["--features", "a", "--features", "c"], 4),
+                          (["--features", "b,c,d", "--drop", "c,d"], 1)):  # fmt: skip
+        assert trained(mixed(), *args)["data"]["columns"] == columns
+    one_hot = trained(mixed(), "--features", "c")
+    text = npz(np.arange(24) % 2, c=np.array(["red", "green", "blue"] * 8))
+    assert trained(text)["results"][0]["curve"]["train_loss"] == one_hot["results"][0]["curve"]["train_loss"]
+    capsys.readouterr()
+    for args, message in {
+        (): "the column 'd' holds dates or times, such as '2024-03-01' in row 1; features are numbers, or text that "
+        "repeats: leave it out with --drop",
+        ("--drop", "e"): "--drop 'e': no such column; there are a, b, c, d, y",
+        ("--features", "a,y"): "--features 'y': it is the target",
+        ("--features", "a", "--drop", "a"): "no column besides the target",
+    }.items():
+        assert refused(capsys, mixed(), *args) == message
+    assert refused(capsys, mixed(b4="four"), "--drop", "d").startswith(
+        "the column 'b' holds numbers, but 'four' in row 5;"
+    )
+    names = [f"name {i % 60}" for i in range(180)]
+    message = refused(capsys, npz(np.arange(180) % 2, names=np.array(names)))
+    assert message.startswith("the column 'names' has 60 different texts, such as 'name 0' in row 1;")
+
+
+@pytest.mark.parametrize("missing", [{"a3": ""}, {"c3": "NA"}, {"y3": ""}, {"a3": "inf", "y3": ""}], ids=str)
+def test_rows_with_missing_values_are_left_out_if_asked(missing, capsys):
+    args = ("--drop", "d", "--test-fraction", "0")
+    assert refused(capsys, mixed(**missing), *args).endswith(f"row 4{LEAVES_OUT}")
+    found = trained(mixed(**missing), *args, "--drop-missing", "--save", "run")
+    assert (found["data"]["rows"], found["data"]["columns"]) == (23, 5)
+    assert "left out 1 row with a missing, NaN or infinite value\n" in capsys.readouterr().out
+    assert main(["train", "--resume", "run", "--stop-after", "1"]) == 0
+    capsys.readouterr()
+    assert (
+        refused(capsys, mixed(2, a0="", a1=""), "--features", "a,b", "--drop-missing") == "--drop-missing leaves no row"
+    )
+
+
 UNREADABLE = {
     "latin-1": ("a,y\nü,1\n".encode("latin-1"), "not a CSV table: 'utf-8' codec"),
     "utf-16": ("a,y\n1,2\n".encode("utf-16"), "not a CSV table: 'utf-8' codec"),
     "an open quote": (b'a,y\n"1,2\n', "not a CSV table: "),
-    "semicolons": (b"a;y\n1;2\n", "no column 'y'; there are a;y"),
-    "tabs": (b"a\ty\n1\t2\n", "no column 'y'; there are a y"),
-    "a million letters": (b"a,y\n" + b"x" * 10**6 + b",2\n", "text 'xxxxxxxx"),
+    "semicolons": (b"a;y\n1;2\n", "its header is one column, 'a;y': give --sep ';'"),
+    "tabs": (b"a\ty\n1\t2\n", "its header is one column, 'a\\ty': give --sep 'tab'"),
+    "a million letters": (
+        b"a,y\n" + b"x" * 10**6 + b",2\n",
+        "the column 'a' is text that hardly repeats, such as 'xxxxxxxx",
+    ),
     "a million digits": (b"a,y\n1,2\n" + b"7" * 10**6 + b",2\n", "1 row with a missing, NaN or infinite value"),
     "400 digits": (b"a,y\n1,2\n" + b"7" * 400 + b",2\n", "1 row with a missing, NaN or infinite value"),
     "NA": (b"a,y\n1,2\nNA,2\n", "1 row with a missing, NaN or infinite value, first in column 'a', row 2"),
     "long rows": (b"a,y\n1,2,3\n1,2,3\n", "not a CSV table: its rows have more cells than its header"),
     "text beside truth values": (
         b"a,b,y\nTrue,1,2\nFalse,x,3\n",
-        "text 'x' in column 'b', row 2: features are numbers",
+        "the column 'b' is text that hardly repeats, such as 'x' in row 2",
     ),
     "a short row": (b"a,y,b\n1,2,3\n1,2\n", "1 row with a missing, NaN or infinite value, first in column 'b', row 2"),
     "numbers too small": (b"a,y\n1e-200,1.5\n3e-200,2.5\n2e-200,3.5\n", "numbers too small to square"),
@@ -362,7 +490,8 @@ def test_a_column_that_only_rounding_makes_vary_says_nothing(column, model):
     column = column.copy()
     column[HELD_OUT] *= 2
     found = trained(npz(y, x=np.arange(20.0), c=column), "--model", model, "--test-fraction", "0.05")
-    assert found["results"][0]["curve"] == plain["results"][0]["curve"]
+    found, plain = (document["results"][0]["curve"] | {"seconds": 0} for document in (found, plain))
+    assert found == plain
 
 
 def test_a_target_that_only_rounding_makes_vary_is_constant():

@@ -9,6 +9,7 @@ import inspect
 import itertools
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -28,12 +29,12 @@ CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 HOW_IT_WORKS = ROOT / "docs/how_it_works.md"
 FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
-ADAPTERS = ("fastopt.sklearn", "fastopt.scipy", "fastopt.thinc", "fastopt.torch")  # which need the library of that name
+ADAPTERS = {name: name for name in ("sklearn", "scipy", "thinc", "torch")} | {"mpi": "mpi4py"}  # what each needs
 MODULES = sorted(
     m.name
     for m in pkgutil.walk_packages(fastopt.__path__, "fastopt.")
     if not m.name.startswith(("fastopt.cli", "fastopt.__"))
-    and (m.name not in ADAPTERS or importlib.util.find_spec(m.name.rpartition(".")[2]))
+    and importlib.util.find_spec(ADAPTERS.get(m.name.split(".")[1], "numpy"))
 )
 
 
@@ -93,12 +94,89 @@ def test_the_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_examples_in_pages_run(page, tmp_path, monkeypatch):
-    if f"fastopt.{page.stem}" in ADAPTERS:
-        pytest.importorskip(page.stem, reason=f"{page.stem} is not installed, which this page is about")
+    if page.stem in ADAPTERS:
+        needed = ADAPTERS[page.stem]
+        pytest.importorskip(needed, reason=f"{needed} is not installed, which this page is about")
     monkeypatch.setattr("fastopt.threads._asked", None)  # and put back what set_num_threads() leaves there
     found = run(page.read_text(), page.name, tmp_path, monkeypatch)
     assert all(">>>" in block for block in blocks(page)), f"{page.name}: what has no >>> is not run"
     assert found > 0 or not blocks(page)
+
+
+@pytest.mark.parametrize("page", [README, CONTRIBUTING, *PAGES], ids=lambda page: page.name)
+def test_code_that_no_test_runs_is_no_python(page):
+    # Python blocks are run above, or compiled below in CONTRIBUTING; a session under another name would escape.
+    for language, block in re.findall(r"^```(\S*).*\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        assert language == "python" or ">>>" not in block, f"{page.name}: {language} block\n{block}"
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.name)
+def test_a_command_shown_is_one_that_there_is(page):
+    pytest.importorskip("click", reason="the command is an extra: pip install 'fastopt[cli]'")
+    from fastopt.cli.commands import command
+
+    options = {name: {flag for one in sub.params for flag in (*one.opts, *one.secondary_opts)}
+               for name, sub in command.commands.items()}  # fmt: skip
+    for block in [*blocks(page, "console"), *blocks(page, "sh")]:
+        for name, rest in re.findall(r"^(?:\$ )?fastopt (\w+)(.*)", block, re.MULTILINE):
+            assert set(re.findall(r"(?<=\s)--[\w-]+", rest)) <= options[name], f"{page.name}: fastopt {name}{rest}"
+
+
+def made():
+    """What the docs build makes its pages by."""
+    if not (ROOT / "docs/made.py").exists():
+        pytest.skip("needs the documentation's sources beside the tests")
+    spec = importlib.util.spec_from_file_location("made", ROOT / "docs/made.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["made"] = module  # where its dataclass looks for its types
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_page_of_an_optimizer_tells_every_parameter(name):
+    cls, module = OPTIMIZERS[name], made()
+    lines = module.in_full(cls)
+    told = lines[lines.index("Parameters") + 2 : lines.index("Raises")]
+    assert "see `Optimizer`" not in " ".join(told)
+    assert "As for `" not in " ".join(told)
+    headers = [line for line in told if line and not line.startswith(" ")]
+    assert sorted(re.match(r"\w+", line)[0] for line in headers) == sorted(inspect.signature(cls).parameters)
+    assert all(" : " in line for line in headers)
+    for header, after in itertools.pairwise(told[:-1]):
+        assert header.startswith(" ") or after.startswith("    "), f"{header} has no text"
+    assert set(module.CHOOSE) <= set(module.CLASSES)
+
+
+def test_formulas_need_no_network():
+    pytest.importorskip("latex2mathml", reason="formulas are drawn by the extra docs: pip install 'fastopt[docs]'")
+    pytest.importorskip("sphinx", reason="formulas are drawn by the extra docs: pip install 'fastopt[docs]'")
+    source = runpy.run_path(str(ROOT / "docs/mathml.py"))
+    drawn = source["mathml"](r"m &\leftarrow \beta m\\ w &\leftarrow \mathrm{sign}(m)", True)
+    assert re.fullmatch(
+        r'<math display="block"><mtable[^>]*>(<mtr>(<mtd[^>]*>.*?</mtd>){2}</mtr>){2}</mtable></math>', drawn
+    )
+    assert "<mi>sign</mi>" in drawn
+    assert source["mathml"](r"\alpha", False).startswith('<math display="inline"><mrow><mi>')
+    with pytest.raises(Exception, match="latex2mathml does not know"):
+        source["mathml"](r"\unknown", False)
+
+
+@pytest.mark.parametrize("at", range(3), ids=["valley", "Rosenbrock", "Beale"])
+def test_paths_are_those_of_the_surface_and_go_down(at):
+    module = made()
+    surface = module.SURFACES[at]
+    assert surface.value(*surface.least) == 0
+    for x, y in ((0.3, -0.7), surface.start):
+        slopes = (
+            (surface.value(x + 1e-6, y) - surface.value(x - 1e-6, y)) / 2e-6,
+            (surface.value(x, y + 1e-6) - surface.value(x, y - 1e-6)) / 2e-6,
+        )
+        np.testing.assert_allclose(surface.gradient(x, y), slopes, rtol=1e-6, atol=1e-6)  # of a central difference
+    for cls in (fastopt.Adam, fastopt.NAG, fastopt.Muon):
+        _, points = module.best_path(cls, surface)
+        assert points.shape == (module.STEPS + 1, 2)
+        assert surface.value(*points[-1]) < surface.value(*points[0]) / 10
 
 
 def test_the_rule_shown_in_how_it_works_is_that_of_the_source():

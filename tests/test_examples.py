@@ -19,6 +19,7 @@ NEEDS = {
     "keras_numpy": "keras",
     "larger_than_memory": "numpy",
     "mlp": "numpy",
+    "mpi_mlp": "mpi4py",
     "parts_memory": "numpy",
     "pennylane_vqe": "pennylane",
     "qiskit_vqe": "qiskit",

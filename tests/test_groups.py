@@ -266,7 +266,8 @@ def test_lr_reads_and_sets_all_groups():
 def test_repr_shows_the_hyper_parameters_of_each_group():
     assert repr(NAG(np.zeros(1), lr=0.5)) == (
         "NAG(lr=0.5, momentum=0.9, weight_decay=0.0, decoupled=False, maximize=False; nonfinite='propagate', "
-        "zero_grads=False, clip_norm=None, clip_tensor_norm=None, clip_value=None, ema_decay=None, decay_mask=None)"
+        "zero_grads=False, clip_norm=None, clip_tensor_norm=None, clip_value=None, ema_decay=None, "
+        "decay_mask=None, state_memory=None)"
     )
     text = repr(SGD([{"params": np.zeros(1)}, {"params": np.zeros(1), "lr": 7.0}]))
     assert text.startswith("SGD(lr=0.001, ")

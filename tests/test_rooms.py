@@ -76,7 +76,7 @@ def test_the_library_never_imports_its_command():
 
 
 def test_the_library_never_imports_adapters_or_what_they_are_for():
-    adapters = {"sklearn", "scipy", "thinc", "torch"}
+    adapters = {"mpi4py", "sklearn", "scipy", "thinc", "torch"}
     for source in [*PACKAGE.glob("*.py"), *PACKAGE.glob("optimizers/*.py"), *PACKAGE.glob("engine/*.py*")]:
         if source.stem not in adapters:
             found = re.findall(r"^(?:from|import) \.?(\w+)", source.read_text(), re.M)  # at once, not when asked

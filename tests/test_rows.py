@@ -355,6 +355,16 @@ def test_norms_of_single_tensors_are_refused_with_rows():
     assert whole(opt, params) == before
 
 
+def test_who_shares_gradients_with_other_processes_takes_whole_ones():
+    """As `fastopt.mpi.Sharded` does, through `Plan.taken`."""
+    params, opt = table_of()
+    before = whole(opt, params)
+    with pytest.raises(TypeError, match=r"^grads\['t'\] is Rows: wanted the gradient of a whole parameter$"):
+        opt._plan.taken(of()())
+    assert whole(opt, params) == before
+    opt.step(of()())
+
+
 def test_rows_say_what_they_are():
     x = Rows(np.array([1]), np.array([2.0]), counts="table")
     assert repr(x) == "Rows(array([1]), array([2.]), counts='table')"

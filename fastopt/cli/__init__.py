@@ -1,7 +1,7 @@
 """The command `fastopt`, an extra: nothing in the library imports it.
 
-`errors`, `models`, `data`, `files`, `settings`, `outputs`, `training`, `report`, `plots`, `commands`: from the simple
-to the compound.
+`errors`, `models`, `handwritten`, `data`, `files`, `settings`, `outputs`, `training`, `report`, `plots`, `commands`:
+from the simple to the compound.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import sys
 from collections.abc import Sequence
 from typing import TextIO
 
-from .errors import DivergedError, InputError
+import fastopt
+
+from .errors import DivergedError, InputError, InterruptedRunError
 
 EXTRA = {"click", "rich", "matplotlib", "pandas", "sklearn"}  # import names of what `[cli]` installs
 LONGEST = 800  # characters of a message: a cell or an option may have millions
@@ -28,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), BAD_INPUT)
     except DivergedError as error:
         return _fail(str(error), DIVERGED)
+    except InterruptedRunError as error:
+        return _fail(str(error), 128 + error.signal)
     except KeyboardInterrupt:
         return _fail("interrupted", INTERRUPTED)
     except BrokenPipeError:  # whoever reads has seen enough
@@ -47,14 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    import click
-
-    from .commands import command
-    from .outputs import opened
+    from .outputs import opened, say
 
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files and columns have any letters
     args = sys.argv[1:] if argv is None else list(argv)
+    if args in (["info"], ["--version"]):  # which need no extra
+        say(info() if args == ["info"] else f"fastopt {fastopt.__version__}\n", sys.stdout)
+        return 0
+    import click
+
+    from .commands import command
+
     try:
         # Not command.main(), to which a closed pipe is status 1.
         with command.make_context("fastopt", args or ["--help"]) as context:
@@ -67,6 +75,14 @@ def _run(argv: Sequence[str] | None) -> int:
         status = 0
     opened(sys.stdout).flush()
     return status
+
+
+def info() -> str:
+    """Return what was compiled and what runs here."""
+    with contextlib.redirect_stdout(io.StringIO()) as text:
+        fastopt.show_config()
+        fastopt.show_runtime()
+    return text.getvalue()
 
 
 def _fail(message: str, status: int) -> int:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import itertools
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -20,15 +20,17 @@ import fastopt
 from fastopt.optimizers import OPTIMIZERS
 from fastopt.schedules import Warmup
 
+from . import info as text_of_info
 from . import outputs, report
 from . import settings as st
 from .data import EMBEDDED, Data, split
-from .errors import DivergedError, InputError
-from .files import load
-from .training import Result, Run, read
+from .errors import DivergedError, InputError, InterruptedRunError
+from .files import SEPARATORS, Reading, load
+from .training import Interruption, Result, Run, default_rate, read
 
 MOST = 2**31 - 1  # of rows, updates and widths: more is a slip of the keyboard
 COUNT = click.IntRange(1, MOST)
+SEARCH = (0.1, 0.3, 1, 3, 10)  # times the default learning rate
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,10 +42,7 @@ def command() -> None:
 @command.command()
 def info() -> None:
     """Print what was compiled and what runs here."""
-    with contextlib.redirect_stdout(io.StringIO()) as text:
-        fastopt.show_config()
-        fastopt.show_runtime()
-    outputs.say(text.getvalue(), sys.stdout)
+    outputs.say(text_of_info(), sys.stdout)
 
 
 def _widths(_: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
@@ -57,6 +56,27 @@ def _widths(_: click.Context, param: click.Parameter, value: str | None) -> tupl
     if not all(1 <= width <= MOST for width in widths):
         raise click.BadParameter(f"{value!r} is not a list of widths such as 64,32", param=param)
     return widths
+
+
+def _separator(_: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and len(value) != 1 and value not in SEPARATORS:
+        raise click.BadParameter(f"{value!r} is not one sign, tab or space", param=param)
+    return value
+
+
+class _Rates(click.ParamType):  # type: ignore[type-arg]
+    """A learning rate, several with commas between, or a search."""
+
+    name = "rate,...|search"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "search":
+            return value
+        try:
+            rates = tuple(dict.fromkeys(map(float, str(value).split(","))))
+        except ValueError:
+            self.fail(f"{value!r} is no number, nor several such as 0.1,0.01, nor search.", param, ctx)
+        return rates if len(rates) > 1 else rates[0]
 
 
 class _Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -132,32 +152,94 @@ HYPER = list(dict.fromkeys(key for name in OPTIMIZERS for key in st.hyper_parame
 
 @command.command(cls=_Train)
 @click.argument("data", required=False)
-@click.option("--target", help="Column (CSV) or array (NPZ) to predict.")
-@click.option("--task", type=click.Choice(["regression", "classification"]), help="What the target of a file is for.")
-@click.option("--model", type=click.Choice(st.MODELS), help="Model; default: what suits the data.")
+@click.option(
+    "--target", help="Column of a file to predict, by name, or by number from 0 if it has no names; no default."
+)
+@click.option(
+    "--task",
+    type=click.Choice(["regression", "classification"]),
+    help="What the target of a file is for; default: what it looks like.",
+)
+@click.option(
+    "--features", multiple=True, metavar="NAME,...", help="Columns of a file to use; default: all but the target."
+)
+@click.option("--drop", multiple=True, metavar="NAME,...", help="Columns of a file to leave out; default: none.")
+@click.option(
+    "--drop-missing/--keep-missing",
+    default=None,
+    help="Whether to leave out rows with missing values; default: they are an error.",
+)
+@click.option(
+    "--sep",
+    callback=_separator,
+    help="What separates cells: one sign, tab, or space for any blanks; default: a comma, in .tsv a tab.",
+)
+@click.option("--header/--no-header", default=None, help="Whether a text file names its columns; default: it does.")
+@click.option(
+    "--model",
+    type=click.Choice(st.MODELS),
+    help="Linear, logistic, or a network with hidden layers; default: what suits the data.",
+)
 @click.option("--hidden", metavar="WIDTH,...", callback=_widths, help="Widths of the hidden layers of mlp; default 64.")
 @click.option(
     "--optimizer",
     multiple=True,
     metavar="NAME,...|all",
-    help=f"{', '.join(OPTIMIZERS)}; default Adam; may be repeated.",
+    help=f"What updates the parameters: {', '.join(OPTIMIZERS)}. Default Adam; several are compared.",
 )
-@click.option("--lr", type=float, help="Learning rate; default: what suits data and optimizer.")
-@click.option("--schedule", metavar="NAME[:KEY=NUMBER,...]", help=f"Course of lr: {', '.join(st.decays())}.")
-@click.option("--warmup", type=click.IntRange(0, MOST), help="Updates in which lr rises from 0.")
-@click.option("--clip-norm", type=float, help="Scale gradients of a larger norm down to this.")
-@click.option("--batch-size", type=click.IntRange(min=1), help="Most rows of an update; default: what suits the data.")
-@click.option("--epochs", type=COUNT, help="Passes over the rows; default: what suits the data.")
-@click.option("--seed", type=click.IntRange(min=0), help="Of start, split and order of rows; default 0.")
-@click.option("--dtype", type=click.Choice(["float32", "float64"]), help="Of rows and parameters; default float32.")
-@click.option("--test-fraction", type=float, help="Part of the rows held out; default 0.2.")
-@click.option("--experiment", type=click.Choice(list(st.EXPERIMENTS)), help="A classic; other options override it.")
-@click.option("--compare/--no-compare", default=True, help="Also train by the plain NumPy update; default: do.")
-@click.option("--stop-after", type=COUNT, help="Stop early, after so many updates.")
-@click.option("--save", type=click.Path(path_type=Path), help="Save the run here, to be resumed; - is standard output.")
-@click.option("--resume", type=click.Path(path_type=Path), help="Go on with a saved run.")
-@click.option("--plot", type=click.Path(path_type=Path), help=f"Draw the losses: {', '.join(outputs.PICTURES)}.")
-@click.option("--json", type=click.Path(path_type=Path), help="Write all numbers; - is standard output.")
+@click.option(
+    "--lr",
+    type=_Rates(),
+    help="Learning rate, or several to compare, as 0.1,0.01; search: the default one, and others from a tenth to ten "
+    "times as high. Default: what suits data and optimizer.",
+)
+@click.option(
+    "--schedule",
+    metavar="NAME[:KEY=NUMBER,...]",
+    help=f"How lr changes in the run: {', '.join(st.decays())}; default: it does not.",
+)
+@click.option("--warmup", type=click.IntRange(0, MOST), help="Updates in which lr rises from 0 first; default 0.")
+@click.option("--clip-norm", type=float, help="Scale gradients of a larger norm down to this; default: no limit.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), help="Most rows of an update; default: 32, or what suits the data."
+)
+@click.option("--epochs", type=COUNT, help="Passes over the rows; default: 20, and enough for 1000 updates in a table.")
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="Seed of the first weights, of the held-out rows and of the order of rows; default 0.",
+)
+@click.option(
+    "--dtype", type=click.Choice(["float32", "float64"]), help="Type of rows and parameters; default float32."
+)
+@click.option("--test-fraction", type=float, help="Part of the rows that are held out to measure on; default 0.2.")
+@click.option(
+    "--experiment",
+    type=click.Choice(list(st.EXPERIMENTS)),
+    help="A classic experiment with its settings, which other options override; default: none.",
+)
+@click.option(
+    "--compare/--no-compare",
+    default=True,
+    help="Also train in NumPy, and show how many times as long its step takes; default: do.",
+)
+@click.option(
+    "--stop-after", type=COUNT, help="Stop after so many updates, to go on with --resume; default: at the end."
+)
+@click.option(
+    "--save",
+    type=click.Path(path_type=Path),
+    help="Save the run here, also on Ctrl-C and SIGTERM, to go on with --resume; - is standard output; default: no.",
+)
+@click.option("--resume", type=click.Path(path_type=Path), help="Go on with a saved run; default: begin a new one.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    help=f"Draw losses and accuracy: {', '.join(outputs.PICTURES)}; default: do not.",
+)
+@click.option(
+    "--json", type=click.Path(path_type=Path), help="Write all numbers; - is standard output; default: do not."
+)
 def train(
     experiment: str | None,
     compare: bool,
@@ -170,26 +252,28 @@ def train(
 ) -> None:
     """Train a model on a table, every update by fastopt.
 
-    DATA is line (default), diabetes, digits, or a .csv or .npz file.
+    DATA is line (default), diabetes, iris, wine, breast_cancer, digits, or a file: .csv, .tsv, .txt or .data, also with
+    .gz, .npy or .npz.
     """
     given = {key: value for key, value in options.items() if value not in (None, ())}
     settings, data, set_by_hand = _settle(given, experiment, resume)
-    if save and len(settings.optimizer) > 1:
-        raise InputError("--save: a saved run is of one optimizer; name it with --optimizer")
     table = None if settings.data in EMBEDDED else Path(settings.data)
     outputs.check({"--plot": plot, "--json": json, "--save": save}, {"DATA": table, "--resume": resume})
     rows = split(data, settings.test_fraction, settings.seed, settings.dtype)
     if settings.batch_size > len(rows.y):
         raise InputError(f"--batch-size {settings.batch_size}: there are only {len(rows.y)} rows to train on")
-    each = [st.own(settings, name, set_by_hand, data, len(rows.y)) for name in settings.optimizer]
+    planned = [(name, rate) for name in settings.optimizer for rate in _rates(settings, name, data)]
+    each = [st.own(replace(settings, lr=rate), name, set_by_hand, data, len(rows.y)) for name, rate in planned]
+    if save and len(each) > 1:
+        raise InputError("--save: a saved run is of one optimizer with one rate; name them with --optimizer and --lr")
     runs = [
-        Run(name, own, data, rows, twin=compare, resume=resume)
-        for name, own in zip(settings.optimizer, each, strict=True)
+        Run(name, own, data, rows, twin=compare, resume=resume) for (name, _), own in zip(planned, each, strict=True)
     ]
     if all(own == each[0] for own in each):
         settings = each[0]
     draw = _drawing("losses") if plot else None  # takes half a second, and takes it before the training
-    results, diverged = _train(runs, stop_after, save)
+    with Interruption() if save else contextlib.nullcontext(Interruption()) as interruption:
+        results, diverged = _train(runs, stop_after, save, interruption)
     if not results:
         raise DivergedError("; ".join(diverged))
     model = runs[0].trainers[0].model
@@ -220,6 +304,11 @@ def train(
         problems.append(f"standard output: {error.strerror or error}")
     if problems:
         raise InputError("; ".join(problems))
+    if interruption.signal and results[0].updates < runs[0].total:
+        raise InterruptedRunError(
+            f"interrupted after update {results[0].updates}, saved in {save}: go on with --resume {save}",
+            interruption.signal,
+        )
     if diverged:
         raise DivergedError("; ".join(diverged))
 
@@ -258,6 +347,13 @@ def schedule(schedule: str, warmup: int, steps: int | None, plot: Path | None) -
         outputs.say(f"wrote {plot}\n", sys.stdout)
 
 
+def _rates(settings: st.Settings, name: str, data: Data) -> Iterable[float | None]:
+    """The learning rates to train one optimizer with."""
+    if settings.lr == "search":
+        return [float(f"{default_rate(name, data) * factor:.3g}") for factor in SEARCH]
+    return settings.lr if isinstance(settings.lr, tuple) else [settings.lr]
+
+
 def _settle(
     given: dict[str, Any], experiment: str | None, resume: Path | None
 ) -> tuple[st.Settings, Data, dict[str, Any]]:
@@ -284,8 +380,9 @@ def _settle(
         for key, value in given.items():
             if key not in st.RESUMABLE and value != (was := before[key]):
                 raise InputError(f"{st.option(key)} {st.text(value)}: the saved run has {st.text(was)}")
-    table = {"data": "line", "target": None, "task": None, "seed": 0} | base | given
-    data = load(*(table[key] for key in ("data", "target", "task", "seed")))
+    table: dict[str, Any] = {"data": "line", "seed": 0} | base | given
+    reading = Reading(**{key: table[key] for key in st.READING if key in table})
+    data = load(table["data"], reading, table["seed"])
     if saved and data.fingerprint() != saved["rows"]:
         raise InputError(f"--resume {resume}: it was trained on other rows than {data.name} has")
     settings = st.layered(data.defaults, base, given)
@@ -301,7 +398,9 @@ def _typed_again(saved: dict[str, Any], resume: Path | None) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     try:
         for key in (*st.FIELDS, *saved):
-            value, param = saved[key], options[key]
+            param = options[key]
+            # Runs of fastopt 0.1 do not say how a file is read: there was one way.
+            value = saved.get(key, defaults[key]) if key in st.READING else saved[key]
             if value is None and defaults.get(key, value) is None:
                 settings[key] = None
                 continue
@@ -350,24 +449,32 @@ class _Lossy:
         return getattr(self._stream, name)
 
 
-def _train(runs: list[Run], stop_after: int | None, save: Path | None) -> tuple[list[Result], list[str]]:
+def _train(
+    runs: list[Run], stop_after: int | None, save: Path | None, interruption: Interruption
+) -> tuple[list[Result], list[str]]:
     """Train each, with a bar on a terminal; the results, and what became of those that diverged."""
     console = Console(file=cast(TextIO, _Lossy()))
-    columns = (TextColumn("{task.description:17}"), BarColumn(None), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:17}"),
+        BarColumn(None),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:#.4g}"),
+        TimeRemainingColumn(),
+    )
     # Drawn between updates by this thread: a drawing thread would take the interpreter from the steps being timed.
     bar = Progress(*columns, console=console, transient=True, auto_refresh=False)
     results, diverged = [], []
     with bar if console.is_terminal else contextlib.nullcontext():
         for run in runs:
-            task = bar.add_task(run.name, total=run.length(stop_after))
-            show = functools.partial(_show, bar, task) if console.is_terminal else lambda done: None
+            task = bar.add_task(run.name, total=run.length(stop_after), loss=float("nan"))
+            show = functools.partial(_show, bar, task) if console.is_terminal else lambda done, loss: None
             try:
-                results.append(run.train(stop_after, save, show))
+                results.append(run.train(stop_after, save, show, interruption))
             except DivergedError as error:
                 diverged.append(str(error))
             bar.update(task, visible=False)  # dozens of them are higher than a terminal
     return results, diverged
 
 
-def _show(bar: Progress, task: TaskID, done: int) -> None:
-    bar.update(task, completed=done, refresh=True)
+def _show(bar: Progress, task: TaskID, done: int, loss: float) -> None:
+    bar.update(task, completed=done, loss=loss, refresh=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,34 +16,37 @@ Array = npt.NDArray[Any]
 
 LINE_SLOPE, LINE_INTERCEPT, LINE_NOISE, LINE_START = 2.0, -1.0, 0.3, 0.5
 EPS = 2.0**-52  # the relative rounding of float64
-LR = {  # by default, by optimizer: for the line, for the digits, and for tables that are standardized
-    "SGD": {"line": 0.12, "digits": 0.1, "tables": 0.03},
-    "NAG": {"line": 0.01, "digits": 0.02, "tables": 0.003},
-    "SignSGD": {"line": 0.02, "digits": 0.002, "tables": 0.003},
+# By default, by optimizer: for the line, for the digits, for tables that are standardized, and for their classes where
+# another rate suits those: cross entropy is flatter than a squared error.
+LR = {
+    "SGD": {"line": 0.12, "digits": 0.1, "tables": 0.03, "classes": 0.3},
+    "NAG": {"line": 0.01, "digits": 0.02, "tables": 0.003, "classes": 0.03},
+    "SignSGD": {"line": 0.02, "digits": 0.002, "tables": 0.003, "classes": 0.01},
     "Signum": {"line": 0.05, "digits": 0.001, "tables": 0.01},
     "Lion": {"line": 0.04, "digits": 0.0005, "tables": 0.01},
-    "Adagrad": {"line": 0.5, "digits": 0.1, "tables": 0.1},
+    "Adagrad": {"line": 0.5, "digits": 0.1, "tables": 0.1, "classes": 0.3},
     "Adadelta": {"line": 15.0, "digits": 3.0, "tables": 3.0},
-    "Adamax": {"line": 0.2, "digits": 0.01, "tables": 0.01},
-    "RAdam": {"line": 0.1, "digits": 0.01, "tables": 0.02},
-    "QHM": {"line": 0.3, "digits": 0.3, "tables": 0.1},
-    "AdaBound": {"line": 0.05, "digits": 0.03, "tables": 0.003},
-    "ADOPT": {"line": 0.3, "digits": 0.003, "tables": 0.01},
+    "Adamax": {"line": 0.2, "digits": 0.01, "tables": 0.01, "classes": 0.03},
+    "RAdam": {"line": 0.1, "digits": 0.01, "tables": 0.02, "classes": 0.05},
+    "QHM": {"line": 0.3, "digits": 0.3, "tables": 0.1, "classes": 0.3},
+    "AdaBound": {"line": 0.05, "digits": 0.03, "tables": 0.003, "classes": 0.03},
+    "ADOPT": {"line": 0.3, "digits": 0.003, "tables": 0.01, "classes": 0.1},
     "Adan": {"line": 0.5, "digits": 0.01, "tables": 0.1},
-    "ASGD": {"line": 0.1, "digits": 0.3, "tables": 0.03},
-    "Ftrl": {"line": 0.5, "digits": 0.3, "tables": 0.1},
-    "MADGRAD": {"line": 0.03, "digits": 0.01, "tables": 0.003},
-    "ScheduleFreeSGD": {"line": 0.2, "digits": 1.0, "tables": 0.3},
-    "LARS": {"line": 0.01, "digits": 2.0, "tables": 0.003},
+    "ASGD": {"line": 0.1, "digits": 0.3, "tables": 0.03, "classes": 0.3},
+    "Ftrl": {"line": 0.5, "digits": 0.3, "tables": 0.1, "classes": 0.3},
+    "MADGRAD": {"line": 0.03, "digits": 0.01, "tables": 0.003, "classes": 0.01},
+    "ScheduleFreeSGD": {"line": 0.2, "digits": 1.0, "tables": 0.3, "classes": 1.0},
+    "LARS": {"line": 0.01, "digits": 2.0, "tables": 0.003, "classes": 0.03},
     "LAMB": {"line": 0.05, "digits": 0.003, "tables": 0.02},
     "NovoGrad": {"line": 0.003, "digits": 0.02, "tables": 0.003},
     "Adafactor": {"line": 1.0, "digits": 0.1, "tables": 0.1},
     "Prodigy": {"line": 1.0, "digits": 1.0, "tables": 2.0},
-    "others": {"line": 0.05, "digits": 0.003, "tables": 0.01},
+    "others": {"line": 0.05, "digits": 0.003, "tables": 0.01, "classes": 0.03},
 }
 HYPER = {  # by default, of data of a kind: steps as long as parameters do not cross 0, nor leave it
     "line": {"LARS": {"trust": False}, "LAMB": {"trust": False}},
     "tables": {"LARS": {"trust": False}},
+    "classes": {"LARS": {"trust": False}},
 }
 ALL_ROWS = {"Rprop": 100}  # who needs all rows in each update, and how many epochs that takes
 FAMILIES = {  # what is shown together; whoever is in none is one of the "others"
@@ -55,6 +58,7 @@ FAMILIES = {  # what is shown together; whoever is in none is one of the "others
     "Adam, and more": ("AdEMAMix", "Adan", "ScheduleFreeAdamW", "StableAdamW", "Prodigy"),
     "norms": ("LARS", "LAMB", "NovoGrad", "Muon"),
 }
+UPDATES = 1000  # by default a run over a small table has at least so many
 ROUNDINGS = 8  # a column whose training rows differ by no more than so many roundings is constant
 
 
@@ -72,6 +76,8 @@ class Data:
     rounding: Array | float = EPS  # relative, of each feature, and of the target
     target_rounding: float = EPS
     numeric: bool = False  # whether a target with classes could be fitted as well
+    target_name: str | None = None  # the column of a file, or what the target of an embedded table is
+    notes: tuple[str, ...] = ()  # what was left out of a file
 
     def fingerprint(self) -> str:
         """A hash of every value, so that a resumed run is known to see the same rows."""
@@ -137,26 +143,51 @@ def line(seed: int) -> Data:
     x = rng.uniform(0, 4, 1000)
     y = LINE_SLOPE * x + LINE_INTERCEPT + LINE_NOISE * rng.standard_normal(len(x))
     defaults = {"model": "linear", "batch_size": 10, "epochs": 3}
-    return Data("line", x[:, None], y, (), False, defaults, "line")
+    return Data("line", x[:, None], y, (), False, defaults, "line", target_name="y")
+
+
+def epochs(rows: int, batch: int) -> int:
+    """By default: enough updates for a table with few rows too."""
+    return max(20, -(-UPDATES * batch // rows))
+
+
+def _of_sklearn(name: str, target: str, **defaults: Any) -> Data:
+    """A table of scikit-learn."""
+    from sklearn import datasets
+
+    table = getattr(datasets, f"load_{name}")()
+    classes = tuple(map(str, table.get("target_names", ())))
+    suits = {"model": "logistic" if classes else "linear", "batch_size": 32, "epochs": epochs(len(table.data), 32)}
+    kind = "classes" if classes else "tables"
+    return Data(name, table.data, table.target, classes, defaults=suits | defaults, kind=kind, target_name=target)
 
 
 def diabetes(seed: int) -> Data:
     """442 patients, 10 measurements, progression of the disease a year later (Efron et al. 2004)."""
-    from sklearn.datasets import load_diabetes
+    return _of_sklearn("diabetes", "progression")
 
-    x, y = load_diabetes(return_X_y=True)
-    defaults = {"model": "linear", "batch_size": 32, "epochs": 20}
-    return Data("diabetes", x, y, (), True, defaults)
+
+def iris(seed: int) -> Data:
+    """150 flowers, 4 lengths and widths, 3 species (Fisher 1936)."""
+    return _of_sklearn("iris", "species")
+
+
+def wine(seed: int) -> Data:
+    """178 wines, 13 chemical measurements, 3 cultivars (Aeberhard & Forina 1992)."""
+    return _of_sklearn("wine", "cultivar")
+
+
+def breast_cancer(seed: int) -> Data:
+    """569 tumours, 30 measurements of cell nuclei, malignant or benign (Wolberg et al. 1993)."""
+    return _of_sklearn("breast_cancer", "diagnosis")
 
 
 def digits(seed: int) -> Data:
     """1797 images of handwritten digits, 8 by 8 pixels of 0 to 16 (UCI)."""
-    from sklearn.datasets import load_digits
-
-    x, y = load_digits(return_X_y=True)
-    classes = tuple(str(digit) for digit in range(10))
-    defaults = {"model": "mlp", "batch_size": 32, "epochs": 20}
-    return Data("digits", x / 16, y, classes, False, defaults, "digits")
+    data = _of_sklearn("digits", "digit", model="mlp", epochs=20)
+    return replace(data, features=data.features / 16, standardize=False, kind="digits")
 
 
-EMBEDDED: dict[str, Callable[[int], Data]] = {"line": line, "diabetes": diabetes, "digits": digits}
+EMBEDDED: dict[str, Callable[[int], Data]] = {
+    one.__name__: one for one in (line, diabetes, iris, wine, breast_cancer, digits)
+}

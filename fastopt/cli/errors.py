@@ -7,3 +7,11 @@ class InputError(Exception):
 
 class DivergedError(Exception):
     """The loss left all bounds: exit status 1."""
+
+
+class InterruptedRunError(Exception):
+    """A signal ended the training, which was saved: exit status 128 and the signal's number."""
+
+    def __init__(self, message: str, signal: int) -> None:
+        super().__init__(message)
+        self.signal = signal

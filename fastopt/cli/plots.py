@@ -18,7 +18,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from fastopt.optimizers import OPTIMIZERS
 
 from .data import Split
-from .report import MANY, families, last_loss
+from .report import MANY, families, to_compare_by
 from .training import Result
 
 # Okabe and Ito (2008): told apart by colour-blind readers; the dashes by those who print in grey.
@@ -37,6 +37,8 @@ STYLE: Any = {
     "legend.frameon": False,
     "legend.handlelength": 2.6,
     "svg.hashsalt": "fastopt",
+    "pdf.fonttype": 42,  # TrueType: journals refuse matplotlib's Type 3
+    "ps.fonttype": 42,
 }
 
 
@@ -45,12 +47,15 @@ def draw(results: Sequence[Result], title: str, split: Split, loss: str, kind: s
     picture = io.BytesIO()
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # letters that the font lacks, losses of 0 on a logarithmic axis
-        if len(results) >= MANY:
-            figure = _families(results, title, split, loss)
-        else:
-            figure = _line(results, title, split) if results[0].path else _losses(results, title, loss)
-        figure.savefig(picture, format=kind, dpi=200)
+        figure_of(results, title, split, loss).savefig(picture, format=kind, dpi=200)
     return picture.getvalue()
+
+
+def figure_of(results: Sequence[Result], title: str, split: Split, loss: str) -> Figure:
+    """The figure that suits so many results."""
+    if len(results) >= MANY:
+        return _families(results, title, split, loss)
+    return _line(results, title, split) if results[0].path else _losses(results, title, loss)
 
 
 def draw_rates(schedule: Callable[[Any], Any], steps: int, title: str, kind: str) -> bytes:
@@ -73,18 +78,44 @@ def draw_rates(schedule: Callable[[Any], Any], steps: int, title: str, kind: str
 
 
 def _styled(results: Sequence[Result]) -> list[tuple[Result, dict[str, Any]]]:
-    """Each with its look, the same in all pictures."""
+    """Each with its look, the same in all pictures where each optimizer has one curve; broad under one it equals."""
     looks = {name: look for name, *look in zip(OPTIMIZERS, cycle(COLOURS), cycle(DASHES), strict=False)}
-    return [(result, dict(zip(("color", "linestyle"), looks[result.optimizer], strict=True))) for result in results]
+    order = list(zip(COLOURS, DASHES, strict=False))
+    several = len({result.optimizer for result in results}) < len(results)
+    below = {id(one) for one in _covering(results).values()}
+    styled = []
+    for i, result in enumerate(results):
+        colour, dash = order[i % len(order)] if several else looks[result.optimizer]
+        look = {"linestyle": "-", "linewidth": 5.0, "alpha": 0.4} if id(result) in below else {"linestyle": dash}
+        styled.append((result, {"color": colour, **look}))
+    return styled
 
 
-def _label(result: Result) -> str:
-    return f"{result.optimizer}, lr {result.lr:g}"
+def _covering(results: Sequence[Result]) -> dict[int, Result]:
+    """Whose curve lies on that of an earlier result, nowhere 1 % apart: by position, that other one."""
+    found: dict[int, Result] = {}
+    for i, result in enumerate(results):
+        for j in range(i):
+            one, other = (np.array(r.curve["train_loss"]) for r in (results[j], result))
+            if j not in found and one.shape == other.shape and np.allclose(one, other, rtol=0.01, atol=0.0):
+                found[i] = results[j]
+                break
+    return found
 
 
-def _finish(axes: Axes, ylabel: str) -> None:
+def _labels(results: Sequence[Result]) -> list[str]:
+    """Optimizer and rate, and on whose curve it lies."""
+    covering = _covering(results)
+    labels = [f"{result.optimizer}, lr {result.lr:g}" for result in results]
+    return [
+        f"{label} (on {covering[i].optimizer}, lr {covering[i].lr:g})" if i in covering else label
+        for i, label in enumerate(labels)
+    ]
+
+
+def _finish(axes: Axes, ylabel: str, xlabel: str = "updates") -> None:
     """Logarithmic loss; less than three decades are labelled at 1, 2 and 5."""
-    axes.set_xlabel("updates")
+    axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.set_yscale("log")
     axes.margins(x=0.02)
@@ -95,35 +126,74 @@ def _finish(axes: Axes, ylabel: str) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
 
 
+def _curves(result: Result, loss: str) -> list[tuple[str, str, str, str]]:
+    """What there is to draw: title, what lies below, what at the left, and its name among the curves."""
+    panels = [("training rows", "updates", loss, "train_loss")]
+    held_out = bool(result.curve["test_loss"])
+    if held_out:
+        panels.append(("held-out rows", "updates", loss, "test_loss"))
+    panels.append(("against time", SECONDS, loss, "test_loss" if held_out else "train_loss"))
+    if result.curve["train_accuracy"]:
+        where = "held-out rows" if held_out else "training rows"
+        panels.append((f"accuracy, {where}", "updates", "%", "test_accuracy" if held_out else "train_accuracy"))
+    return panels
+
+
+SECONDS = "seconds (forward, backward, step)"
+
+
+def _draw_panel(axes: Axes, result: Result, x: str, key: str, **look: Any) -> None:
+    values = np.array(result.curve[key]) * (100 if key.endswith("accuracy") else 1)
+    axes.plot(result.curve["seconds" if x == SECONDS else x], values, **look)
+
+
+def _finish_panel(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title)
+    if y != "%":
+        _finish(axes, y, x)
+        return
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.margins(x=0.02)
+
+
 def _losses(results: Sequence[Result], title: str, loss: str) -> Figure:
-    """Training and held-out loss side by side on one scale."""
-    curves = {"training rows": "train_loss"} | ({"held-out rows": "test_loss"} if results[0].curve["test_loss"] else {})
-    figure = Figure(figsize=(3.6 * len(curves) + 0.4, 3.2), layout="constrained")
-    panels = figure.subplots(1, len(curves), sharey=True, squeeze=False)[0]
-    for axes, (name, key) in zip(panels, curves.items(), strict=True):
-        for result, style in _styled(results):
-            axes.plot(result.curve["updates"], result.curve[key], label=_label(result), **style)
-        axes.set_title(name)
-    for axes in panels:
-        _finish(axes, loss if axes is panels[0] else "")
+    """Training and held-out loss, loss against seconds, and accuracy where there are classes."""
+    curves = _curves(results[0], loss)
+    rows = -(-len(curves) // 2)
+    figure = Figure(figsize=(7.6, 2.6 * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).flatten().tolist()
+    for axes, (name, x, y, key) in zip(panels, curves, strict=False):
+        for (result, style), label in zip(_styled(results), _labels(results), strict=True):
+            _draw_panel(axes, result, x, key, label=label, **style)
+        _finish_panel(axes, name, x, y)
+    for axes in panels[len(curves) :]:
+        axes.remove()
     figure.suptitle(title, fontsize=10, parse_math=False)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 3))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(results), 2))
     return figure
 
 
 def _families(results: Sequence[Result], title: str, split: Split, loss: str) -> Figure:
-    """A panel a family, with the best of all in grey; for the line another one beside it with the ways."""
+    """A panel a family, with the best of all in grey; for the line another one beside it with the ways.
+
+    Below, the best of each family: held-out loss, loss against seconds, accuracy.
+    """
     several = families(results)
-    best = min(results, key=last_loss)
+    best = min(results, key=to_compare_by)
     each, columns = (2, 4) if best.path else (1, 3)
-    rows = -(-each * len(several) // columns)
+    curves = [panel for panel in _curves(best, loss) if panel[3] != "train_loss" or panel[1] == SECONDS]
+    above = each * len(several)
+    rows = -(-(above + len(curves)) // columns)
     figure = Figure(figsize=(8.0, 0.6 + 1.9 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for i, (family, members) in enumerate(several.items()):
         axes = panels[each * i]
         axes.plot(best.curve["updates"], best.curve["train_loss"], color="0.85", linewidth=4)
+        below = {id(one) for one in _covering(members).values()}
         for result, colour in zip(members, cycle(COLOURS), strict=False):
-            axes.plot(result.curve["updates"], result.curve["train_loss"], color=colour, linewidth=1.0)
+            width = 2.5 if id(result) in below else 1.0
+            axes.plot(result.curve["updates"], result.curve["train_loss"], color=colour, linewidth=width)
         axes.set_title(family)
         axes.set_ylim(*_range(results))
         _finish(axes, f"training {loss}" if each * i % columns == 0 else "")
@@ -133,7 +203,13 @@ def _families(results: Sequence[Result], title: str, split: Split, loss: str) ->
             _valley(ways, results, split)
             for result, colour in zip(members, cycle(COLOURS), strict=False):
                 ways.plot(*np.array(result.path).T, color=colour, linewidth=0.7)
-    for axes in panels[each * len(several) :]:
+    for axes, (name, x, y, key) in zip(panels[above:], curves, strict=False):
+        for (family, members), colour, dash in zip(several.items(), cycle(COLOURS), cycle(DASHES), strict=False):
+            look: dict[str, Any] = {"color": colour, "linestyle": dash, "linewidth": 1.0}
+            _draw_panel(axes, members[0], x, key, label=f"{members[0].optimizer} ({family})", **look)
+        _finish_panel(axes, f"best of families\n{name}", x, y)
+    figure.legend(*panels[above].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    for axes in panels[above + len(curves) :]:
         axes.remove()
     what = "training" if best.fastopt.test_loss is None else "held-out"
     figure.suptitle(f"{title}; grey: {best.optimizer}, the best by {what} loss", fontsize=9, parse_math=False)
@@ -167,32 +243,37 @@ def _name_at_the_end(axes: Axes, members: Sequence[Result]) -> None:
         "shrinkB": 0,
         "relpos": (0, 0.5),
     }
+    covering = _covering(members)
     for i, place in zip(order, places, strict=True):
         look: dict[str, Any] = {"fontsize": 7, "color": COLOURS[i % len(COLOURS)], "va": "center"}
-        axes.annotate(members[i].optimizer, ends[i], (1.08, place), "data", "axes fraction", arrow, **look)
+        name = members[i].optimizer + (f" (on {covering[i].optimizer})" if i in covering else "")
+        axes.annotate(name, ends[i], (1.08, place), "data", "axes fraction", arrow, **look)
 
 
 def _line(results: Sequence[Result], title: str, split: Split) -> Figure:
-    """The loss, then a panel an optimizer with its way from the start to the least loss."""
-    cells = 1 + len(results)
-    columns = 2 if cells in (2, 4) else 3
-    rows = -(-cells // columns)
-    figure = Figure(figsize=(2.9 * columns + 0.2, 2.7 * rows), layout="constrained")
-    first, *panels = figure.subplots(rows, columns, squeeze=False).flat
-    for result, style in _styled(results):
-        first.plot(result.curve["updates"], result.curve["train_loss"], label=result.optimizer, linewidth=1.2, **style)
+    """The losses, then a panel an optimizer with its way from the start to the least loss."""
+    curves = _curves(results[0], "MSE")
+    columns = 3
+    rows = -(-(len(curves) + len(results)) // columns)
+    figure = Figure(figsize=(2.9 * columns + 0.2, 2.7 * rows + 0.3), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    styled, labels = _styled(results), _labels(results)
     bottom = _surface(split, *_least(split))
-    first.axhline(bottom, color="black", linewidth=0.8, linestyle=":", label="least squares")
-    first.set_title(title, parse_math=False)
-    _finish(first, "training MSE")
-    first.legend()
-    for axes, (result, style) in zip(panels, _styled(results), strict=False):
+    for axes, (name, x, y, key) in zip(panels, curves, strict=False):
+        for (result, style), label in zip(styled, labels, strict=True):
+            _draw_panel(axes, result, x, key, label=label, **style)
+        if key == "train_loss":
+            axes.axhline(bottom, color="black", linewidth=0.8, linestyle=":", label="least squares")
+        _finish_panel(axes, name, x, y)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+    for axes, (result, style) in zip(panels[len(curves) :], styled, strict=False):
         _valley(axes, results, split)
         axes.plot(*np.array(result.path).T, color=style["color"], linewidth=0.9, marker=".", markersize=2.5)
-        axes.set_title(_label(result))
-    panels[0].legend(loc="lower left")
-    for axes in panels[len(results) :]:
+        axes.set_title(f"{result.optimizer}, lr {result.lr:g}")
+    panels[len(curves)].legend(loc="lower left")
+    for axes in panels[len(curves) + len(results) :]:
         axes.remove()
+    figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 
 

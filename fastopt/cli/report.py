@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any, TextIO
 
@@ -24,7 +24,9 @@ from .training import Result, Score
 ROWS = 21  # of a schedule's table
 MANY = 7  # results are shown by families
 # Columns that are left out one after the other until the rest has room.
-LEAST_FIRST = (("seconds",), ("µs/step",), ("lr",), ("m", "b"), ("held-out loss",), ("accuracy",))
+TWIN, BY_HAND = "against twin", "against NumPy"
+LEAST_FIRST = (("seconds",), ("µs/step",), (TWIN,), ("lr",), ("m", "b"), ("held-out loss",), ("accuracy",))
+MOST_CLASSES = 10  # in the headline
 
 
 def describe(settings: Settings, data: Data, split: Split) -> str:
@@ -39,16 +41,21 @@ def headline(settings: Settings, data: Data, split: Split, model: Network, resul
     asked = f"batches of {settings.batch_size}, epochs {settings.epochs}"
     amounts = {r.optimizer: f"batches of {r.batch_size}, epochs {r.epochs}, updates {r.updates}" for r in results}
     usual = next((amount for amount in amounts.values() if amount.startswith(f"{asked},")), asked)
-    task = f"{len(data.classes)} classes" if data.classes else "regression"
+    task = "regression"
+    if data.classes:
+        shown = [*data.classes[:MOST_CLASSES], *["..."] * (len(data.classes) > MOST_CLASSES)]
+        task = f"classification, {len(data.classes)} classes: {', '.join(shown)}"
     if settings.target is not None:
-        task = f"target {settings.target}, {'classification, ' if data.classes else ''}{task}"
         if not data.classes:
             task += " (for classes: --task classification)"
         elif data.numeric:
             task += " (for numbers: --task regression)"
+    train, test, columns = len(split.y), len(split.y_test), split.x.shape[1]
     return [
         f"{describe(settings, data, split)}, {usual}, {settings.dtype}",
-        f"{task}; the loss is {model.loss.name}; {len(split.y)} rows to train on, {len(split.y_test)} held out",
+        f"target {data.target_name}, {task}; the loss is {model.loss.name}",
+        f"{train + test} rows of {columns} feature{'s' * (columns > 1)}: {train} to train on, {test} held out",
+        *data.notes,
         *[f"{name}: {amount}" for name, amount in amounts.items() if amount != usual],
     ]
 
@@ -61,13 +68,19 @@ def families(results: Sequence[Result]) -> dict[str, list[Result]]:
     found: dict[str, list[Result]] = {family: [] for family in [*FAMILIES, "others"]}
     for result in results:
         found[of.get(result.optimizer, "others")].append(result)
-    return {family: sorted(members, key=last_loss) for family, members in found.items() if members}
+    return {family: sorted(members, key=to_compare_by) for family, members in found.items() if members}
 
 
 def last_loss(result: Result) -> float:
     """The held-out loss, or that of the training rows where none are held out."""
     score = result.fastopt
     return score.train_loss if score.test_loss is None else score.test_loss
+
+
+def to_compare_by(result: Result) -> float:
+    """`last_loss`, more than all others where it is NaN."""
+    loss = last_loss(result)
+    return math.inf if math.isnan(loss) else loss
 
 
 def text(lines: Sequence[str], results: Sequence[Result], stream: TextIO) -> str:
@@ -87,9 +100,9 @@ def text(lines: Sequence[str], results: Sequence[Result], stream: TextIO) -> str
     console = Console(file=stream, width=needed, height=100)
     with console.capture() as shown:
         console.print(table)
-    above, below = list(lines), []
+    above, below = list(lines), _legend(columns)
     if left_out:
-        below = [f"Not shown: {', '.join(left_out)}. A wider terminal has room, --json FILE writes all."]
+        below += [f"Not shown: {', '.join(left_out)}. A wider terminal has room, --json FILE writes all."]
     if width is not None:
         above, below = (
             [textwrap.fill(line, width, break_on_hyphens=False) for line in part] for part in (above, below)
@@ -111,7 +124,7 @@ def _columns(results: Sequence[Result]) -> dict[str, Callable[[Result, Score], s
     """What stands in each column, by its heading."""
     score, indent = results[0].fastopt, "  " * (len(results) >= MANY)
     columns: dict[str, Callable[[Result, Score], str]] = {
-        "optimizer": lambda result, score: indent + (result.optimizer if score is result.fastopt else "  in NumPy"),
+        "optimizer": lambda result, score: indent + (result.optimizer if score is result.fastopt else "  NumPy twin"),
         "lr": lambda result, score: f"{result.lr:g}" if score is result.fastopt else "",
         "train loss": lambda _, score: _number(score.train_loss),
         "held-out loss": lambda _, score: _number(score.test_loss),
@@ -123,9 +136,13 @@ def _columns(results: Sequence[Result]) -> dict[str, Callable[[Result, Score], s
     columns["seconds"] = lambda _, score: f"{score.seconds:.3f}"
     columns["µs/step"] = lambda _, score: f"{score.step_us:.2f}"
     if results[0].numpy is not None:
-        columns["step against NumPy"] = lambda result, score: (
-            verdict(result, bool(indent)) if score is result.fastopt else ""
-        )
+        if any(result.by_hand_us for result in results):
+            columns[BY_HAND] = lambda result, score: (
+                f"{result.by_hand_us / score.step_us:.1f}x"
+                if result.by_hand_us and score is result.fastopt
+                else "-" * (score is result.fastopt)
+            )
+        columns[TWIN] = lambda result, score: verdict(result, bool(indent)) if score is result.fastopt else ""
     return columns
 
 
@@ -146,15 +163,40 @@ def _table(results: Sequence[Result], columns: dict[str, Callable[[Result, Score
 
 
 def _summary(results: Sequence[Result]) -> list[str]:
-    """Of many: who is best of each family, and of all, and how many ended with the same bits."""
+    """Which rate was best, of those who had several; of many, who is best of each family, and of all."""
+    lines = []
+    by_name: dict[str, list[Result]] = {}
+    for result in results:
+        by_name.setdefault(result.optimizer, []).append(result)
+
+    def rate(one: Result) -> str:
+        return f"  lr {one.lr:g}" if len(by_name[one.optimizer]) > 1 else ""
+
+    what = "training" if results[0].fastopt.test_loss is None else "held-out"
+    for name, members in by_name.items():
+        if len(members) > 1:
+            best = min(members, key=to_compare_by)
+            lines.append(f"best rate of {name}: {best.lr:g}, by {what} loss {_number(last_loss(best))}")
     several = families(results)
-    if "" in several:
-        return []
-    rows = {family: members[0] for family, members in several.items()} | {"all": min(results, key=last_loss)}
-    room = max(map(len, rows))
-    lines = [f"best of {family:{room}}  {one.optimizer:17}  {_number(last_loss(one))}" for family, one in rows.items()]
-    same = [result.identical for result in results if result.numpy]
-    return ["", *lines, *[f"{sum(map(bool, same))} of {len(same)} ended with the same bits as in NumPy"] * bool(same)]
+    if "" not in several:
+        rows = {family: members[0] for family, members in several.items()} | {"all": min(results, key=to_compare_by)}
+        room = max(map(len, rows))
+        lines += [
+            f"best of {family:{room}}  {one.optimizer:17}  {_number(last_loss(one))}{rate(one)}"
+            for family, one in rows.items()
+        ]
+        same = [result.identical for result in results if result.numpy]
+        lines += [f"{sum(map(bool, same))} of {len(same)} ended with the same bits as in NumPy"] * bool(same)
+    return ["", *lines] if lines else []
+
+
+def _legend(columns: Iterable[str]) -> list[str]:
+    """What the two comparisons are, of those that are shown."""
+    told = {
+        BY_HAND: "how many times as long the step takes in NumPy as written by hand, the formula alone",
+        TWIN: "the same of fastopt's own NumPy form, which has all its checks, and the bits",
+    }
+    return [f"{name}: {text}" for name, text in told.items() if name in columns]
 
 
 def _number(value: float | None) -> str:
@@ -167,8 +209,13 @@ def _percent(*values: float | None) -> str:
 
 
 def speed_up(result: Result) -> float | None:
-    """How many times the median step of NumPy takes the time of fastopt's."""
+    """How many times the median step of the NumPy twin takes the time of fastopt's."""
     return None if result.numpy is None else result.numpy.step_us / result.fastopt.step_us
+
+
+def _speed_ups(result: Result) -> dict[str, float | None]:
+    by_hand = None if result.by_hand_us is None else result.by_hand_us / result.fastopt.step_us
+    return {"speed_up": speed_up(result), "speed_up_by_hand": by_hand}
 
 
 def verdict(result: Result, brief: bool = False) -> str:
@@ -188,13 +235,14 @@ def as_json(
         "settings": flat(settings),
         "data": {
             "name": data.name,
+            "target": data.target_name,
             "rows": len(split.y),
             "rows_held_out": len(split.y_test),
             "columns": split.x.shape[1],
             "classes": list(data.classes),
         },
         "loss": model.loss.name,
-        "results": [asdict(result) | {"speed_up": speed_up(result)} for result in results],
+        "results": [asdict(result) | _speed_ups(result) for result in results],
         "diverged": list(diverged),
     }
     if data.name == "line":

@@ -13,6 +13,7 @@ from fastopt.schedules.saved import KINDS
 
 from .data import ALL_ROWS, HYPER, Data
 from .errors import InputError
+from .files import Reading
 
 MODELS = ("linear", "logistic", "mlp")
 EXPERIMENTS: dict[str, dict[str, Any]] = {
@@ -44,10 +45,15 @@ class Settings:
     data: str = "line"
     target: str | None = None
     task: str | None = None
+    sep: str | None = None
+    header: bool = True
+    features: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+    drop_missing: bool = False
     model: str = "linear"
     hidden: tuple[int, ...] = (64,)
     optimizer: tuple[str, ...] = ("Adam",)
-    lr: float | None = None
+    lr: Any = None  # a number; several, or "search", before each run has its own
     schedule: str | None = None
     warmup: int = 0
     clip_norm: float | None = None
@@ -60,6 +66,7 @@ class Settings:
 
 
 FIELDS = [f.name for f in fields(Settings) if f.name != "hyper"]
+READING = [f.name for f in fields(Reading)]
 RESUMABLE = {"data", "epochs", "lr", "schedule", "warmup"}  # may differ in a resumed run; data is known by its rows
 
 

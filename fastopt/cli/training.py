@@ -10,6 +10,8 @@ import itertools
 import json
 import math
 import os
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,13 +26,16 @@ from fastopt.optimizers import OPTIMIZERS
 
 from .data import LINE_START, LR, Data, Split
 from .errors import DivergedError, InputError
+from .handwritten import by_hand
 from .models import BINARY, MSE, SOFTMAX, Array, Network
 from .outputs import STDOUT
 from .settings import Settings, fits, flat, hyper_parameters, learning_rate
 
 CURVE_POINTS = 100  # how often, evenly spaced, a run measures its loss on the whole table
+BY_HAND = 200  # so many steps by hand make their median
 SAVE_SECONDS = 10.0  # a long run is saved at the first end of an epoch after so long
 METADATA = "fastopt_train"
+CURVE = ("updates", "seconds", "train_loss", "test_loss", "train_accuracy", "test_accuracy")
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Result:
     fastopt: Score
     numpy: Score | None
     identical: bool | None  # whether both ended in the same bits
+    by_hand_us: float | None  # median of the step as a person writes it in NumPy, where there is such a form
     curve: dict[str, list[float]]
     path: list[tuple[float, float]]
 
@@ -98,6 +104,27 @@ class Trainer:
         return Score(loss * split.unit, test_loss, accuracy, test_accuracy, self.ns / 1e9, step_us, point)
 
 
+class Interruption:
+    """A context that notes Ctrl-C and SIGTERM, for a run to end after the update it is in; a second one ends it now."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Interruption:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def _note(self, number: int, _: object) -> None:
+        self.signal = number
+        self.__exit__()
+
+
 class Run:
     """All that training by one optimizer needs, built and so checked before the first run of a command starts."""
 
@@ -107,7 +134,7 @@ class Run:
         self.name, self.settings, self.data, self.split = name, settings, data, split
         self.per_epoch = -(-len(split.y) // settings.batch_size)
         self.total = settings.epochs * self.per_epoch
-        self.lr = LR.get(name, LR["others"])[data.kind] if settings.lr is None else settings.lr
+        self.lr = default_rate(name, data) if settings.lr is None else settings.lr
         self.hyper = hyper_parameters(name)
         self.hyper |= {
             key: value for key, value in settings.hyper.items() if key in self.hyper and fits(value, self.hyper[key])
@@ -118,15 +145,17 @@ class Run:
             raise InputError(
                 f"--resume {resume}: its {self.first} updates are done; give more --epochs than {settings.epochs}"
             )
+        self.rate = learning_rate(settings, self.lr, self.total)
         methods = ("step", "reference_step") if twin else ("step",)
         self.trainers = [self._trainer(method, resume) for method in methods]
+        layers = self.trainers[0].model.params
+        self.by_hand = by_hand(name, self.hyper, layers) if twin and settings.clip_norm is None else None
 
     def _trainer(self, method: str, resume: Path | None) -> Trainer:
         model = network(self.settings, self.data, self.split)
-        lr = learning_rate(self.settings, self.lr, self.total)
         make: Callable[..., Optimizer] = OPTIMIZERS[self.name]
         try:
-            optimizer = make(model.params, lr, **self.hyper, clip_norm=self.settings.clip_norm)
+            optimizer = make(model.params, self.rate, **self.hyper, clip_norm=self.settings.clip_norm)
         except (TypeError, ValueError) as error:
             raise InputError(f"{self.name}: {error}") from None
         if resume is not None:
@@ -149,12 +178,18 @@ class Run:
         """How many updates there are to do."""
         return min(self.total - self.first, stop_after or self.total)
 
-    def train(self, stop_after: int | None, save: Path | None, progress: Callable[[int], None]) -> Result:
+    def train(
+        self,
+        stop_after: int | None,
+        save: Path | None,
+        progress: Callable[[int, float], None],
+        interruption: Interruption,
+    ) -> Result:
         """Train; fastopt and NumPy take each batch in turn, so that both meet the same load on the machine."""
         split = self.split
         stop = self.first + self.length(stop_after)
         every = max(1, self.total // CURVE_POINTS)
-        curve: dict[str, list[float]] = {"updates": [], "train_loss": [], "test_loss": []}
+        curve: dict[str, list[float]] = {key: [] for key in CURVE}
         path: list[tuple[float, float]] = []
         saved = time.monotonic()
         order = np.empty(0, np.int64)
@@ -170,13 +205,21 @@ class Run:
                 done = update + 1
                 losses = [trainer.update(x, y) for trainer in self.trainers[:: -1 if done % 2 else 1]]
                 self._check(losses[0], math.inf, done)
+                if self.by_hand and len(self.by_hand.ns) < BY_HAND:
+                    rate = self.rate
+                    self.by_hand.step(self.trainers[0].model.grads, rate(update) if callable(rate) else rate)
+                if interruption.signal:
+                    stop = done
                 if self.in_plane or done % every == 0 or done == stop:
-                    self._check(self._measure(done, curve, path), bound, done)
-                    progress(done - self.first)
+                    loss = self._measure(done, curve, path)
+                    self._check(loss, bound, done)
+                    progress(done - self.first, loss)
                 at_pause = done % self.per_epoch == 0 and time.monotonic() > saved + SAVE_SECONDS
                 if save and (done == stop or (at_pause and save != STDOUT)):
                     self._save(save, done)
                     saved = time.monotonic()
+                if done == stop:
+                    break
             fused, *twins = self.trainers
             return Result(
                 optimizer=self.name,
@@ -188,18 +231,27 @@ class Run:
                 fastopt=fused.score(split, in_plane=self.in_plane),
                 numpy=twins[0].score(split, in_plane=self.in_plane) if twins else None,
                 identical=_same_bits(fused.model, twins[0].model) if twins else None,
+                by_hand_us=float(np.median(self.by_hand.ns)) / 1e3 if self.by_hand else None,
                 curve=curve,
                 path=path,
             )
 
     def _measure(self, updates: int, curve: dict[str, list[float]], path: list[tuple[float, float]]) -> float:
         """Add a point to the curve, and for the line to the path; return the training loss in the target's unit."""
-        model, split = self.trainers[0].model, self.split
-        loss = model.evaluate(split.x, split.y)[0] * split.unit
+        trainer, split = self.trainers[0], self.split
+        model = trainer.model
+        loss, accuracy = model.evaluate(split.x, split.y)
+        loss *= split.unit
         curve["updates"].append(updates)
+        curve["seconds"].append(trainer.ns / 1e9)
         curve["train_loss"].append(loss)
+        test_accuracy = None
         if len(split.y_test):
-            curve["test_loss"].append(model.evaluate(split.x_test, split.y_test)[0] * split.unit)
+            test_loss, test_accuracy = model.evaluate(split.x_test, split.y_test)
+            curve["test_loss"].append(test_loss * split.unit)
+        for key, value in (("train_accuracy", accuracy), ("test_accuracy", test_accuracy)):
+            if value is not None:
+                curve[key].append(value)
         if self.in_plane:
             path.append(model.point())
         return loss
@@ -219,6 +271,12 @@ class Run:
             self.trainers[0].optimizer.save(str(path), metadata={METADATA: json.dumps(run)})
         except OSError as error:
             self.unsaved = f"--save {path}: {error.strerror or error}"
+
+
+def default_rate(name: str, data: Data) -> float:
+    """What suits the optimizer and the data; a rate for tables suits their classes too, unless those have another."""
+    rates = LR.get(name, LR["others"])
+    return rates.get(data.kind, rates["tables"])
 
 
 def network(settings: Settings, data: Data, split: Split) -> Network:

@@ -1,5 +1,7 @@
 """Which arrays may be parameters and gradients? Checks of single arrays, views without copies, extents."""
 
+from cpython.mem cimport PyMem_Calloc
+
 from .kernels cimport FO_F32, FO_F64
 
 import numpy as np
@@ -113,3 +115,23 @@ cdef bint overlap(object a, object b) except -1:
         return np.shares_memory(a, b, MOST_WORK)
     except np.exceptions.TooHardError:
         return True
+
+
+cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL:
+    """[n] of the arrays that are not empty, by address; `memory` has (array, leaf, slot) of each. To be freed."""
+    cdef uintptr_t begin, end
+    cdef Py_ssize_t k
+    cdef Extent *found
+    places = []
+    for array, leaf, slot in memory:
+        extent(array, &begin, &end)
+        if begin < end:
+            places.append((begin, end, leaf, slot))
+    places.sort()
+    found = <Extent *>PyMem_Calloc(len(places) + 1, sizeof(Extent))
+    if found == NULL:
+        raise MemoryError
+    for k in range(len(places)):
+        found[k].begin, found[k].end, found[k].leaf, found[k].slot = places[k]
+    n[0] = len(places)
+    return found

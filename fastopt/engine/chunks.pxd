@@ -101,6 +101,8 @@ cdef struct Sweep:
     bint sums                # whether rules have first passes:
     bint for_class           # SUM_UP goes over leaves whose sums their class asks for, or over the large ones of others
     const double *totals     # [leaves][FO_MAX_SUMS] of what SUM_UP went over before
+    int whole                # chunks: see WHOLE; 0 where leaves are parts of larger ones,
+    const Py_ssize_t *sizes  # [leaves] whose elements these are; else NULL
     const fo_variant *variant
     const void *matrices     # of `Factored`
     void (*run)(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil  # an operation of `Factored`

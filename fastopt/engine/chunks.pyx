@@ -231,8 +231,8 @@ cdef bint done_whole(const Sweep *w, const Leaf *f, Py_ssize_t chunk) noexcept n
     if f.factored:  # which has been updated
         return w.what == SUM_UP or w.what == UPDATE and b.average[f.real] == NULL
     if w.what == SUM_UP:
-        return b.n_sums == 0 or (b.finish == NULL) != w.for_class or b.finish != NULL and chunks_of(f) <= WHOLE
-    if b.finish == NULL or chunks_of(f) > WHOLE:
+        return b.n_sums == 0 or (b.finish == NULL) != w.for_class or b.finish != NULL and chunks_of(f) <= w.whole
+    if b.finish == NULL or chunks_of(f) > w.whole:
         return False
     if chunk == f.first:  # by whoever has its first chunk
         run_whole(w, f)
@@ -249,6 +249,7 @@ cdef inline void own_coef(const Sweep *w, const Leaf *f, fo_coef *own) noexcept 
 cdef inline const fo_coef *coef_of(const Sweep *w, const Leaf *f, fo_coef *own) noexcept nogil:
     """A leaf's coefficients; where they are its own, made in `own`."""
     cdef const Binding *b
+    cdef Py_ssize_t leaf
     if w.what > UPDATE_AND_ZERO:
         return NULL
     b = &w.bindings[f.group]
@@ -256,7 +257,8 @@ cdef inline const fo_coef *coef_of(const Sweep *w, const Leaf *f, fo_coef *own) 
         return &w.coefs[f.coef]
     own_coef(w, f, own)
     if b.finish != NULL:
-        b.finish(w.totals + (f - w.all.leaves) * FO_MAX_SUMS, f.n, own.c)
+        leaf = f - w.all.leaves
+        b.finish(w.totals + leaf * FO_MAX_SUMS, f.n if w.sizes == NULL else w.sizes[leaf], own.c)
     return own
 
 

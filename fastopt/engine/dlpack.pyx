@@ -18,7 +18,8 @@ from libc.stdint cimport uintptr_t
 
 cimport numpy as cnp
 
-from .leaves cimport Extent, Watch, sorted_extents
+from .arrays cimport Extent, sorted_extents
+from .leaves cimport Watch
 
 import numpy as np
 

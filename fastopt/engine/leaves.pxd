@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uintptr_t
 
 cimport numpy as cnp
 
-from .arrays cimport RawArray
+from .arrays cimport Extent, RawArray
 from .chunks cimport Layout, Leaf
 
 cdef struct Watch:
@@ -21,13 +21,6 @@ cdef struct Watch:
     int wanted               # flags of a gradient that can be read as it lies
     bint fresh               # its state is new: no update has used it
     int64_t count            # updates this parameter has had
-
-cdef struct Extent:
-    # Memory of the optimizer's own.
-    uintptr_t begin
-    uintptr_t end
-    Py_ssize_t leaf
-    int slot                 # -1: the parameter
 
 cdef class Source:
     # What an adapter steps with instead of a tree of gradients: it has them taken in where they lie.
@@ -75,5 +68,3 @@ cdef class Leaves:
     cdef bint end_step(self, bint counted) noexcept
     cdef void let_go(self) noexcept
     cdef void renumber(self) noexcept
-
-cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL

@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from .arrays cimport (
     check_parameter, extent, overlap, raw_data, raw_flags, raw_ndim, raw_shape, raw_type, real_of, same_shape, shown,
-    viewed)
+    sorted_extents, viewed)
 from .chunks cimport lay_out
 from .kernels cimport FO_F32
 from .rows cimport Table, new_table
@@ -80,26 +80,6 @@ cdef inline bint familiar(const Leaf *f, const Watch *h, PyObject *x) noexcept:
         and same_shape(a, h.ndim, h.shape)
         and unmoved(f, h)
     )
-
-
-cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL:
-    """[n] of the arrays that are not empty, by address; `memory` has (array, leaf, slot) of each. To be freed."""
-    cdef uintptr_t begin, end
-    cdef Py_ssize_t k
-    cdef Extent *found
-    places = []
-    for array, leaf, slot in memory:
-        extent(array, &begin, &end)
-        if begin < end:
-            places.append((begin, end, leaf, slot))
-    places.sort()
-    found = <Extent *>PyMem_Calloc(len(places) + 1, sizeof(Extent))
-    if found == NULL:
-        raise MemoryError
-    for k in range(len(places)):
-        found[k].begin, found[k].end, found[k].leaf, found[k].slot = places[k]
-    n[0] = len(places)
-    return found
 
 
 cdef class Source:
@@ -276,6 +256,23 @@ cdef class Leaves:
             self.renumber()
             self.complete = n_active == self.n_leaves
         return 0
+
+    def taken(self, object grads):
+        """Return the array of each leaf of `grads`, None where there is none, once all have passed every check."""
+        cdef Py_ssize_t i
+        cdef list found = []
+        try:
+            self.take(grads)
+            for i in self.named or ():
+                raise TypeError(f"{self.gradient_names[i]} is Rows: wanted the gradient of a whole parameter")
+            if self.stale:
+                self.look_again()
+            for i in range(self.n_leaves):
+                found.append(self.gradient(i))
+        finally:
+            if self.end_step(False):
+                self.let_go()
+        return found
 
     cdef int take_leaf(self, Py_ssize_t i, object x) except -1:
         """Check one gradient, and take it in."""

@@ -30,6 +30,9 @@ cdef class Plan(Groups):
     cdef bint in_parts              # a step in parts is under way, see `Parts`
     cdef bint looks_ahead           # each step needs a look ahead before it,
     cdef bint unlooked              # and the next one has had none
+    cdef bint shared                # leaves are parts of larger ones, of which other processes step the other parts:
+    cdef Py_ssize_t *sizes          # [leaves] elements that these have, else NULL;
+    cdef list folded_by             # and these are the terms that this step's coefficients were made of
     cdef int generation             # forks when the plan was last used
 
     cdef list begin(self, object owner, object loss_scale)
@@ -40,10 +43,11 @@ cdef class Plan(Groups):
     cdef void end_parts(self) noexcept
     cdef bint update_by_reference(self, object owner, Change change, bint everything) except -1
     cdef int zero_bad_gradients(self) except -1
+    cdef int go_on_shared(self, object owner, Change change) except -1
     cdef int fold_in(self, list terms, const Binding *bindings, First sums) except -1
     cdef void sum_up(self, const Binding *bindings, bint for_class) noexcept
     cdef void prepare_sweep(self, Sweep *w, Operation what) noexcept
     cdef void sweep(self, Operation what, double scale=*) noexcept
     cdef int notice_fork(self) except -1
-    cdef void tear(self) noexcept
+    cpdef void tear(self) noexcept
     cdef int check_within(self) except -1

@@ -11,17 +11,18 @@ Nothing is written before `update`; and there, nothing fails and no Python code 
 
 cimport cython
 from cpython.mem cimport PyMem_Calloc, PyMem_Free
+from libc.math cimport copysign
 from libc.string cimport memcpy
 
 cimport numpy as cnp
 
 from .arrays cimport shown
 from .chunks cimport (
-    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, ZERO_GRADIENTS, Binding, Leaf, Named,
-    Sweep, chunks_of, in_order)
+    CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, WHOLE, ZERO_GRADIENTS, Binding, Leaf,
+    Named, Sweep, chunks_of, in_order)
 from .coefficients cimport Terms
 from .groups cimport FOR_CLASS, NO_SUMS
-from .kernels cimport FO_MAX_SUMS, FO_REALS, fo_coef
+from .kernels cimport FO_MAX_SCALARS, FO_MAX_SUMS, FO_REALS, fo_coef
 from .lock cimport enter_gate, generation, leave_gate
 from .sweep cimport BREAK_EVEN
 
@@ -53,20 +54,30 @@ cdef class Plan(Groups):
         Held during each step.
     looks_ahead : bool
         Whether each step needs a `LookAhead` before it.
+    shared : list of int, optional
+        Where leaves are parts of larger ones, and other processes step the other parts: how many elements these have.
+        Whatever can fail of a step comes before act 3 then, in which the owner meets the others.
     """
 
     def __cinit__(self, object tree, tuple slots, dict numbers, dict group_numbers, list classes, Lock lock,
-                  bint looks_ahead):
-        self.lock = lock
+                  bint looks_ahead, list shared=None):
+        cdef Py_ssize_t i
+        self.lock, self.shared = lock, shared is not None
         self.looks_ahead = self.unlooked = looks_ahead
         self.generation = generation
         self.remedy = ""
         self.factors = <double *>PyMem_Calloc(self.n_leaves, sizeof(double))
-        if self.factors == NULL:
+        if self.shared:
+            self.sizes = <Py_ssize_t *>PyMem_Calloc(self.n_leaves, sizeof(Py_ssize_t))
+        if self.factors == NULL or self.shared and self.sizes == NULL:
             raise MemoryError
+        if self.shared:
+            for i in range(self.n_leaves):
+                self.sizes[i] = shared[i]
 
     def __dealloc__(self):
         PyMem_Free(self.factors)
+        PyMem_Free(self.sizes)
 
     def configure(self, bint zero_gradients, bint screened, double clip_value, double average, list decays,
                   object memory):
@@ -112,8 +123,9 @@ cdef class Plan(Groups):
         """Update all parameters by their gradients; False if the owner had the step skipped.
 
         The owner, an `Optimizer`, is asked: ``_check_group`` where a live group changed, and ``_slots_of`` what state
-        it needs then; ``_unscaling`` and ``_screened`` what the gradients are to be multiplied by; and
-        ``_update_by_reference`` to do the arithmetic in its own way.
+        it needs then; ``_unscaling`` and ``_screened`` what the gradients are to be multiplied by;
+        ``_sums_of_all``, of a shared plan, what first passes come to; and ``_update_by_reference`` to do the arithmetic
+        in its own way.
         """
         cdef int forks = generation
         cdef bint done = False, left = False
@@ -127,9 +139,15 @@ cdef class Plan(Groups):
                 self.take(grads)
                 if self.named is not None:
                     self.check_rows(changes)
+                if self.shared:
+                    change = self.fold(owner, changes)
+                    self.folded_by = self.terms if change is None else change.terms
                 if self.screened and not self.look(owner):
                     return False
-                change = self.fold(owner, changes)
+                if self.shared:
+                    self.go_on_shared(owner, change)
+                else:
+                    change = self.fold(owner, changes)
                 if self.stale:
                     self.look_again()
                 if forks != generation:
@@ -200,7 +218,7 @@ cdef class Plan(Groups):
             self.stale = True
             change = self.prepared(owner, changes)
             try:
-                if change.stock is not None and change.sums == FOR_CLASS:
+                if change.stock is not None and (change.sums == FOR_CLASS or self.shared):
                     self.lend(change.stock)
                 self.fold_in(change.terms, change.bindings, change.sums)
             except BaseException:
@@ -214,12 +232,42 @@ cdef class Plan(Groups):
                 self.fold_in(terms, self.bindings, self.sums)
         return change
 
+    cdef int go_on_shared(self, object owner, Change change) except -1:
+        """Let coefficients that were made before act 3 have the gradient factor that it found; then first passes.
+
+        The owner, asked for ``_sums_of_all``, is given what they add up over the chunks of the leaves here, and gives
+        what they come to over the whole ones.
+        """
+        cdef int k
+        cdef Sweep w
+        cdef First sums = self.sums if change is None else change.sums
+        for k in range(self.n_coefs):
+            self.coefs[k].scale = copysign(self.scale, self.coefs[k].scale)  # which has the sign of `maximize`
+        if sums == NO_SUMS:
+            return 0
+        self.look_again()
+        self.prepare_sweep(&w, SUM_UP)
+        w.bindings, w.sums, w.for_class = self.bindings if change is None else change.bindings, True, sums == FOR_CLASS
+        self.sweeper.sweep(&w)
+        found = np.empty((self.all.chunks, FO_MAX_SUMS))
+        memcpy(cnp.PyArray_DATA(<cnp.ndarray>found), self.sweeper.partial, found.nbytes)
+        found = np.asarray(owner._sums_of_all(found), np.float64, "C")
+        if found.shape != (self.n_leaves, FO_MAX_SUMS):
+            raise ValueError(f"_sums_of_all() gave shape {found.shape}: wanted {(self.n_leaves, FO_MAX_SUMS)}")
+        memcpy(self.totals, cnp.PyArray_DATA(<cnp.ndarray>found), found.nbytes)
+        if sums == FOR_CLASS:
+            self.set_coefficients(self.folded_by)
+        self.stale = True
+        return 0
+
     cdef int fold_in(self, list terms, const Binding *bindings, First sums) except -1:
         """Make coefficients by these terms, after the first passes that their classes ask for."""
-        if self.all.elements > CHUNK_ELEMENTS or sums == FOR_CLASS:
+        if self.all.elements > CHUNK_ELEMENTS or sums == FOR_CLASS or self.shared:
             self.sweeper.reserve(&self.all, FO_MAX_SUMS if sums else 0)
         if sums == FOR_CLASS:
             self.set_unsummed(terms)
+            if self.shared:
+                return 0  # see `go_on_shared`
             self.look_again()  # the class is Python
             self.sum_up(bindings, True)
         self.set_coefficients(terms)
@@ -246,7 +294,7 @@ cdef class Plan(Groups):
         if self.matrices is not None:
             self.prepare_sweep(&w, UPDATE)
             self.matrices.update(self.sweeper, &w, self.totals)
-        if self.sums:
+        if self.sums and not self.shared:
             self.sum_up(self.bindings, False)
         self.sweep(UPDATE_AND_ZERO if self.zero_gradients else UPDATE)
         left = self.counted()
@@ -307,6 +355,7 @@ cdef class Plan(Groups):
         w.coefs = self.coefs
         w.clip_value, w.average = self.clip_value, self.average
         w.factors = self.factors if self.own_factors else NULL
+        w.whole, w.sizes = 0 if self.shared else WHOLE, self.sizes
         w.sums, w.totals = self.sums != NO_SUMS and what <= UPDATE_AND_ZERO, self.totals
         w.plain = what == UPDATE and not (w.sums or self.own_factors or self.averages)
         w.variant = self.variant
@@ -329,7 +378,7 @@ cdef class Plan(Groups):
             raise RuntimeError(self.away)
         return 0
 
-    cdef void tear(self) noexcept:
+    cpdef void tear(self) noexcept:
         """Refuse all use until a load has succeeded: what was being written is half old, half new."""
         self.away, self.remedy = TORN, "load"
 
@@ -363,6 +412,27 @@ cdef class Plan(Groups):
             scalars[name] = c.c[i]
         kind = own.kind if self.leaves[leaf].kernel < FO_REALS else "none"
         return kind, c.scale * (self.factors[leaf] if self.own_factors else 1.0), c.decay, scalars
+
+    def folded(self):
+        """Return what this step of a shared plan does with each leaf, as bytes: equal where it does the same."""
+        cdef Py_ssize_t i
+        cdef const Leaf *f
+        cdef cnp.ndarray coefs = np.zeros((self.n_coefs, 2 + FO_MAX_SCALARS))
+        cdef cnp.ndarray leaves = np.zeros((self.n_leaves, 2), np.int64)
+        cdef double *row
+        self.check_within()
+        for i in range(self.n_leaves):
+            f = &self.leaves[i]
+            if f.active:
+                (<int64_t *>cnp.PyArray_DATA(leaves))[2 * i] = 1 + f.kernel
+                (<int64_t *>cnp.PyArray_DATA(leaves))[2 * i + 1] = f.coef
+                row = <double *>cnp.PyArray_DATA(coefs) + f.coef * (2 + FO_MAX_SCALARS)
+                row[0], row[1] = self.coefs[f.coef].scale, self.coefs[f.coef].decay
+                memcpy(row + 2, self.coefs[f.coef].c, (<Terms>self.folded_by[f.group]).columns * sizeof(double))
+        rules = []
+        for terms in self.folded_by:
+            rules.append((terms.rule, terms.kind))
+        return repr(rules).encode() + leaves.tobytes() + coefs.tobytes()
 
     def updated(self, Py_ssize_t leaf):
         """Whether a leaf has had an update."""
@@ -413,6 +483,13 @@ cdef class Plan(Groups):
         for i in range(self.all.chunks):
             sum += self.sweeper.partial[i]
         return sum
+
+    def chunk_squares(self, double scale):
+        """Return the same for each chunk of the active leaves."""
+        self.sum_squares(scale)
+        found = np.empty(self.all.chunks)
+        memcpy(cnp.PyArray_DATA(<cnp.ndarray>found), self.sweeper.partial, self.all.chunks * sizeof(double))
+        return found
 
     def squares(self, double scale):
         """Return the same for each leaf, 0 for those that are not active."""

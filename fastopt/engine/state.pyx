@@ -5,9 +5,8 @@ from libc.stdint cimport uintptr_t
 
 cimport numpy as cnp
 
-from .arrays cimport ALIGN_FROM, LINE, shown
+from .arrays cimport ALIGN_FROM, LINE, shown, sorted_extents
 from .chunks cimport MAX_SLOTS, START_STATE, Leaf, lay_out
-from .leaves cimport sorted_extents
 from .rows cimport Table
 
 import numpy as np

@@ -135,7 +135,7 @@ class AdamW(Adam):
     Parameters
     ----------
     params, lr, betas, eps, amsgrad, eps_hat, cautious, maximize, nonfinite, zero_grads, clip_norm, clip_tensor_norm,
-    clip_value, ema_decay, decay_mask
+    clip_value, ema_decay, decay_mask, state_memory
         As for `Adam`.
     weight_decay : float
         :math:`\lambda \geq 0`.
