@@ -23,8 +23,8 @@ HERE = Path(__file__).parent
 KERNELS = ["src_c/rules.c", "src_c/sums.c"]  # compiled once per real type and instruction set
 HEADERS = ["src_c/fastopt.h", "src_c/rule.h"]
 ENGINE = [
-    "kernels", "numbers", "arrays", "lock", "chunks", "sweep", "factored", "coefficients", "leaves", "state", "groups",
-    "plan", "lookahead", "parts", "restore", "dlpack",
+    "kernels", "numbers", "arrays", "lock", "chunks", "sweep", "factored", "coefficients", "rows", "leaves", "state",
+    "groups", "plan", "lookahead", "parts", "restore", "dlpack",
 ]  # fmt: skip
 REALS = ["f32", "f64"]
 ISAS = {"baseline": []}

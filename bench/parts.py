@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from bench import conditions, loop, steps
+from bench import conditions, loop, rows, steps
 from bench.packages import Optax, Torch, TorchForeach, TorchFused
 from bench.peers import Twin, threads
 from bench.runner import one_core, own_process
@@ -102,6 +102,12 @@ def _conditions(run: Run) -> Results:
     return conditions.measure(sizes, large, run.pick(0.0, 1.0, 8.0))
 
 
+def _rows(run: Run) -> Results:
+    """Sparse gradients: some rows of a table."""
+    tables, named = run.pick(([1000], 64), *[([10**4, 10**5, 10**6], rows.NAMED)] * 2)
+    return rows.measure(tables, named, run.pick(0.0, 8.0, 30.0))
+
+
 # In this order, so that what a slow machine leaves no time for is the least missed.
 PARTS: dict[str, Callable[[Run], Results]] = {
     "sizes": _sizes,
@@ -111,6 +117,7 @@ PARTS: dict[str, Callable[[Run], Results]] = {
     "loop": _loop,
     "first-steps": _first_steps,
     "conditions": _conditions,
+    "rows": _rows,
     "rules": _rules,
     "serial-rules": _rules,
     "serial-classes": _classes,

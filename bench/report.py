@@ -278,6 +278,26 @@ def conditions(results: Results) -> Sheet:
     return by_condition("Other conditions, Adam: microseconds a step", results.get("conditions", []))
 
 
+def rows(results: Results) -> Sheet:
+    """Steps that name some rows of a table, by the table's rows."""
+    found = results.get("rows", [])
+    tables = dict.fromkeys(row["rows"] for row in found)
+    columns = [""]
+    for size in tables:
+        columns += [f"{size:,} rows: µs", "its ×"]
+    named = max((row["named"] for row in found), default=0)
+    sheet = Sheet(f"Adam, float32, 1 thread: a step that names {named:,} rows of 64 elements", columns)
+    sheet.note = "Its ×: how many times as long as fastopt's step with Rows it takes."
+    for contender in dict.fromkeys(row["contender"] for row in found):
+        times = {row["rows"]: row for row in found if row["contender"] == contender}
+        line = [contender]
+        for size in tables:
+            row = times.get(size)
+            line += [number(row and row["us"]), number(row and row["x_fastopt"])]
+        sheet.rows.append(line)
+    return sheet
+
+
 def instructions(results: Results) -> Sheet:
     rows = results.get("instructions", [])
     lines = [[r["step"], f"{r['instructions']:,}", number(r["stored"]), number(r["ratio"])] for r in rows]
@@ -301,7 +321,7 @@ def machine(results: Results) -> Iterator[str]:
         yield f"{part}: took {load['seconds']:.0f} s, others meanwhile kept {load['others_cores']:.2f} cores busy"
 
 
-SHEETS = (readme, speed, everybody, classes, units, loop, first_steps, conditions, skipped)
+SHEETS = (readme, speed, everybody, classes, units, loop, first_steps, conditions, rows, skipped)
 
 
 def print_sheet(sheet: Sheet, console: Console) -> None:

@@ -97,3 +97,24 @@ void sweep(size_t tensors, const size_t *size, real *const *array, real c, int p
                 share(tensors, size, array, total, c, prefetch, first, second, me, threads);
         }
 }
+
+/* n rows of `size` elements, anywhere in the arrays of one table, and their gradients, which lie one after the other. */
+void scattered(size_t n, size_t size, const long long *row, real *const *array, const real *grad, real c, int prefetch)
+{
+    enum { ROWS_AHEAD = 8 };
+    for (size_t i = 0; i < n; i++) {
+        if (prefetch && i + ROWS_AHEAD < n) {
+            const size_t ahead = (size_t)row[i + ROWS_AHEAD] * size;
+            for (size_t j = 0; j < size + LINE - 1; j += LINE) /* a row may begin in the middle of a line */
+                for (int k = 0; k < 1 + SLOTS; k++)
+                    __builtin_prefetch(array[k] + ahead + (j < size ? j : size - 1), 0, 2);
+        }
+        const real *restrict g = grad + i * size;
+        for (int k = 0; k < 1 + SLOTS; k++) {
+            real *restrict x = array[k] + (size_t)row[i] * size;
+#pragma omp simd
+            for (size_t j = 0; j < size; j++)
+                x[j] += c * g[j];
+        }
+    }
+}

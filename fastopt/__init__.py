@@ -16,6 +16,7 @@ import typing
 from . import optimizers
 from .names import available, create
 from .optimizer import Optimizer
+from .rows import Rows
 from .threads import (
     get_flush_denormals,
     get_num_threads,
@@ -32,6 +33,7 @@ if typing.TYPE_CHECKING:
 
 __all__ = [
     "Optimizer",
+    "Rows",
     "Split",
     "__version__",
     "available",

@@ -36,7 +36,7 @@ Array = npt.NDArray[Any]
 PathLike = str | os.PathLike[str]
 Spec = tuple["np.dtype[Any]", tuple[int, ...]]
 
-_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8")}
+_TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
 _CODES = {dtype: code for code, dtype in _TYPES.items()}
 _DIGEST_SIZE = 32  # bytes; twice that in hexadecimal
 _NO_DIGEST = "0" * (2 * _DIGEST_SIZE)
@@ -91,7 +91,7 @@ def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, st
         The file; ``"-"`` is standard output. Its folder must exist, and takes a temporary file of the same size
         meanwhile. Those that killed processes have left there are removed.
     arrays : mapping of str to array
-        float32 or float64 arrays, C- or Fortran-contiguous.
+        float32, float64 or int64 arrays, C- or Fortran-contiguous.
     metadata : mapping of str to str
         Text to be kept with them.
 

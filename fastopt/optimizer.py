@@ -27,7 +27,7 @@ from .engine.plan import Plan
 from .engine.state import AVERAGE
 from .hyper import Given, Hyper, Option, Rate
 from .interrupts import held
-from .snapshots import Snapshots
+from .snapshots import ROW_STEPS, Snapshots
 from .tree import Tree, described, dotted
 from .words import clamp, lane_sum
 
@@ -691,7 +691,8 @@ class Optimizer(Snapshots):
     def _averages(self) -> list[Array | None]:
         plan = self._bound()
         found: list[Array | None] = []
-        for array, count, states, group in zip(plan.arrays, plan.counts, plan.states, plan.tree.groups, strict=True):
+        of_leaves = zip(plan.arrays, plan.counts, plan.row_counts, plan.states, plan.tree.groups, strict=True)
+        for array, count, rows, states, group in of_leaves:
             made = None
             if count:
                 flat = _as_it_lies(array, False)
@@ -699,6 +700,9 @@ class Optimizer(Snapshots):
                 with kernels.kernel_mode(), np.errstate(all="ignore"):
                     average = s[AVERAGE] if AVERAGE in s else self._class_of(group).average(plan.terms[group].now, p, s)
                     made = np.array(average, array.dtype)
+                if rows is not None:
+                    made = made.reshape(array.shape)
+                    made[rows == 0] = array[rows == 0]
             found.append(made)
         return found
 
@@ -763,9 +767,7 @@ class Optimizer(Snapshots):
     # Sums over all gradients, which an adapter that has a part of them asks others for:
 
     def _first_nonfinite(self) -> tuple[int, tuple[int, ...], Any] | None:
-        plan = self._bound()
-        bad = plan.find_nonfinite()
-        return None if bad is None else (*bad, plan.gradient(bad[0])[bad[1]])
+        return self._bound().find_nonfinite()
 
     def _sum_squares(self, unit: float) -> float:
         return self._bound().sum_squares(unit)
@@ -789,6 +791,8 @@ class Optimizer(Snapshots):
     def _clip_tensors(self, clip_norm: float, scale: float) -> None:
         """Bring the norm of each gradient, times `scale`, down to `clip_norm`."""
         plan = self._bound()
+        if plan.has_rows:
+            raise ValueError("clip_tensor_norm is for whole gradients: with Rows, wanted clip_norm or clip_value")
         totals, units = self._squares(1.0), [1.0] * len(plan.arrays)
         for unit, wrong in ((2.0**-600, [x == math.inf for x in totals]), (2.0**600, [x < 2.0**-900 for x in totals])):
             if any(wrong):  # squares that are infinite, or vanish, though the gradients are and do not
@@ -808,27 +812,53 @@ class Optimizer(Snapshots):
                 cls = self._class_of(group)
                 if gradient is None or parameter.size == 0 or not (everything or cls.in_numpy):
                     continue
-                kind, factor, decay, scalars = plan.coefficients(leaf)
                 array = np.asarray(parameter)  # whose arithmetic is NumPy's, also if it is of a subclass
-                flat, real = _as_it_is if cls.in_numpy else _as_it_lies(array, cls.keeps_axes), array.dtype.type
-                p, g = flat(array), np.asarray(real(factor) * flat(gradient))
-                if self.clip_value is not None:
-                    g = clamp(g, -self.clip_value, self.clip_value)
-                if kind == "coupled":
-                    g = g + real(decay) * p
-                s = {slot: flat(state) for slot, state in plan.states[leaf].items()}
-                c: dict[str, Any] = {name: real(value) for name, value in scalars.items()}
-                c["decayed"] = decayed = partial(_decayed, decay=real(decay) if kind == "decoupled" else None)
-                c["descend"] = lambda p, u, decayed=decayed: p - decayed(p, u)
-                rule = plan.terms[group].rule
-                if kernels.rules()[rule][3]:
-                    sums = {name: lane_sum(x) for name, x in cls.sums(rule, p, g, s, c).items()}
-                    c |= {name: real(value) for name, value in cls.finish(rule, sums, p.size, scalars).items()}
-                u = cls.reference(rule, p, g, s, c)
-                p[...] = u if cls.assigns else c["descend"](p, u)
-                if self.ema_decay is not None and everything:
-                    old, d = s[AVERAGE], self.ema_decay
-                    s[AVERAGE][...] = real(d) * old + real(1.0 - d) * p if plan.updated(leaf) else p
+                flat = _as_it_is if cls.in_numpy else _as_it_lies(array, cls.keeps_axes)
+                parts = plan.rows(leaf)
+                if parts is None:
+                    s = {slot: flat(state) for slot, state in plan.states[leaf].items()}
+                    p, g = flat(array), flat(gradient)
+                    self._update_part(leaf, p, g, s, plan.coefficients(leaf), plan.updated(leaf), everything)
+                for rows, coef, updated, gradients in parts or ():
+                    s = {slot: state[rows].reshape(-1) for slot, state in plan.states[leaf].items()}
+                    p, g = array[rows].reshape(-1), gradients.reshape(-1)
+                    self._update_part(leaf, p, g, s, plan.coefficients(leaf, coef), updated, everything)
+                    array[rows] = p.reshape(gradients.shape)
+                    for slot, state in plan.states[leaf].items():
+                        state[rows] = s[slot].reshape(gradients.shape)
+
+    def _update_part(
+        self,
+        leaf: int,
+        p: Array,
+        g: Array,
+        s: dict[str, Array],
+        coefficients: tuple[str, float, float, dict[str, float]],
+        updated: bool,
+        everything: bool,
+    ) -> None:
+        """Do it for a parameter or some of its rows, and their state, in place."""
+        plan = self._bound()
+        group, real = plan.tree.groups[leaf], p.dtype.type
+        cls = self._class_of(group)
+        kind, factor, decay, scalars = coefficients
+        g = np.asarray(real(factor) * g)
+        if self.clip_value is not None:
+            g = clamp(g, -self.clip_value, self.clip_value)
+        if kind == "coupled":
+            g = g + real(decay) * p
+        c: dict[str, Any] = {name: real(value) for name, value in scalars.items()}
+        c["decayed"] = decayed = partial(_decayed, decay=real(decay) if kind == "decoupled" else None)
+        c["descend"] = lambda p, u, decayed=decayed: p - decayed(p, u)
+        rule = plan.terms[group].rule
+        if kernels.rules()[rule][3]:
+            sums = {name: lane_sum(x) for name, x in cls.sums(rule, p, g, s, c).items()}
+            c |= {name: real(value) for name, value in cls.finish(rule, sums, p.size, scalars).items()}
+        u = cls.reference(rule, p, g, s, c)
+        p[...] = u if cls.assigns else c["descend"](p, u)
+        if self.ema_decay is not None and everything:
+            old, d = s[AVERAGE], self.ema_decay
+            s[AVERAGE][...] = real(d) * old + real(1.0 - d) * p if updated else p
 
     # ---- what is known of it ----
 
@@ -845,9 +875,13 @@ class Optimizer(Snapshots):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state arrays."""
-        states = self._captured["states"] if self._captured else self._bound().states
-        return sum(array.nbytes for arrays in states for array in arrays.values())
+        """Bytes of the state arrays, and of the counts of rows."""
+        if self._captured:
+            states, counts = self._captured["states"], self._captured.get("row_counts", [])
+        else:
+            states, counts = self._bound().states, self._bound().row_counts
+        arrays = [array for of_leaf in states for array in of_leaf.values()]
+        return sum(array.nbytes for array in arrays + [rows for rows in counts if rows is not None])
 
     @property
     def grad_norm(self) -> float | None:
@@ -874,7 +908,9 @@ class Optimizer(Snapshots):
     def state(self) -> Mapping[str, Mapping[str, Array]]:
         """Each parameter's state arrays, by its name and theirs: the arrays themselves, in read-only mappings.
 
-        Numbers that a class keeps for each parameter, or for its group, are arrays without dimensions there.
+        Numbers that a class keeps for each parameter, or for its group, are arrays without dimensions there. Of a
+        parameter that has had `Rows`, ``row_steps`` has the number of updates of each row; it is negative where none of
+        them has used state that an option brought later.
         """
         plan = self._bound()
         found = {}
@@ -886,6 +922,10 @@ class Optimizer(Snapshots):
             }
             for key, values in zip(self.group_numbers, plan.group_numbers, strict=True):
                 kept[key] = values[group : group + 1].reshape(())
+            rows = plan.row_counts[leaf]
+            if rows is not None:
+                kept[ROW_STEPS] = rows.view()
+                kept[ROW_STEPS].flags.writeable = False
             found[name] = MappingProxyType(kept)
         return MappingProxyType(found)
 

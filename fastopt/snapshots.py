@@ -39,6 +39,7 @@ __all__ = ["Snapshots"]
 Array = npt.NDArray[Any]
 
 _ATTRIBUTES = {"_plan", "_lock", "_captured", "_options"}  # of every optimizer
+ROW_STEPS = "row_steps"  # in snapshots and in `state`: counts of a parameter's rows
 _FORMAT = 2  # of checkpoints and state dicts; in 1, a schedule is None
 
 
@@ -108,6 +109,8 @@ class _Fitting:
         ]
         #: of each leaf, the keys of its arrays, by slot
         self.keys: list[dict[str, str]] = [{} for _ in plan.names]
+        #: of each leaf, the key of its rows' counts, if it has any
+        self.rows: list[str | None] = [None] * len(plan.names)
         unknown = set(specs)
         wanted = plan.specs
         for leaf, name in enumerate(plan.names):
@@ -123,6 +126,11 @@ class _Fitting:
                     self.keys[leaf][slot] = key
                 elif slot in needed[tree.groups[leaf]]:
                     raise ValueError(f"the snapshot lacks {key}")
+            key = f"{name}.{ROW_STEPS}"
+            if key in specs:
+                _check_rows(name, key, specs[key], plan.arrays[leaf])
+                unknown.discard(key)
+                self.rows[leaf] = key
         if unknown:
             raise ValueError(f"the snapshot has {min(unknown)}, which this optimizer has not")
         #: of each group, the slots that its leaves will have
@@ -153,9 +161,18 @@ class _Fitting:
         return self._restored(saved, live)
 
     def replace(
-        self, optimizer: Snapshots, states: list[dict[str, Array]], params: list[Array] | None, torn: bool = False
+        self,
+        optimizer: Snapshots,
+        states: list[dict[str, Array]],
+        params: list[Array] | None,
+        row_counts: list[Array | None] | None = None,
+        torn: bool = False,
     ) -> None:
         """Take it over, in one piece: arrays, counts and groups."""
+        row_counts = row_counts or [None] * len(states)
+        for key, counts in zip(self.rows, row_counts, strict=True):
+            if counts is not None and counts.size and not -(2**62) < counts.min() <= counts.max() < 2**62:
+                raise ValueError(f"the snapshot is damaged: {key} has {counts.min()} to {counts.max()}")
         pairs = zip(optimizer.param_groups, self.groups, strict=True)
         items = [(group, key, value) for group, values in pairs for key, value in values.items()] + self.items
         restore(
@@ -164,6 +181,7 @@ class _Fitting:
             params,
             states,
             self.counts,
+            row_counts,
             self.fresh,
             self.steps,
             self.skipped,
@@ -239,7 +257,8 @@ class Snapshots:
         Returns
         -------
         dict
-            ``"state"``: for each parameter's name its arrays and its number of updates, ``"step"``;
+            ``"state"``: for each parameter's name its arrays and its number of updates, ``"step"``, and for one that
+            has had `Rows` the number of each row's, ``"row_steps"``;
             ``"param_groups"``: hyper-parameters, a schedule of `fastopt.schedules` by its name and fields, any other
             None; ``"steps"``, ``"skipped"``, ``"optimizer"`` and ``"format"``. Where there are any, ``"numbers"``
             that the class keeps for each parameter, ``"group_numbers"``, and in ``"fresh"`` the names of parameters
@@ -254,6 +273,9 @@ class Snapshots:
                     plan.names, plan.tree.groups, plan.counts, _copied(plan.states), strict=True
                 )
             }
+            for name, rows in zip(plan.names, plan.row_counts, strict=True):
+                if rows is not None:
+                    state[name][ROW_STEPS] = rows.copy()
             return {**self._header(), "state": state}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -291,7 +313,8 @@ class Snapshots:
             fitting = _Fitting(self, state_dict, counts, specs)
             # Copies, since they may be this optimizer's own arrays: another parameter's, say.
             states = [{slot: arrays[key].copy(order="K") for slot, key in keys.items()} for keys in fitting.keys]
-            fitting.replace(self, states, None)
+            rows = [None if key is None else arrays[key].copy() for key in fitting.rows]
+            fitting.replace(self, states, None, rows)
 
     def save(
         self, path: str | os.PathLike[str], *, params: bool = True, metadata: Mapping[str, str] | None = None
@@ -349,6 +372,9 @@ class Snapshots:
                 arrays[name] = array
             public = self._class_of(plan.tree.groups[leaf])._slots
             arrays.update({f"{name}.{public[slot]}": values for slot, values in state.items()})
+            rows = plan.row_counts[leaf]
+            if rows is not None:
+                arrays[f"{name}.{ROW_STEPS}"] = rows
         return arrays
 
     def load(self, path: str | os.PathLike[str], *, params: bool = True, in_place: bool = False) -> None:
@@ -387,6 +413,9 @@ class Snapshots:
                 reader.read({})  # which says so if the file is damaged
                 raise ValueError(f"{os.fspath(path)} cannot be loaded: {error}") from None
 
+            of_rows = {key: np.empty(reader.specs[key][1], np.int64) for key in fitting.rows if key is not None}
+            rows = [None if key is None else of_rows[key] for key in fitting.rows]
+
             def wanted(states: list[dict[str, Array]], arrays: list[Array]) -> dict[str, Array]:
                 """Where to read what, by its name in the file."""
                 found = {
@@ -397,17 +426,17 @@ class Snapshots:
                 return found | (dict(zip(plan.names, arrays, strict=True)) if params else {})
 
             if in_place:
-                reader.read({})  # all of it is sound: it can only fail now if it changes meanwhile
+                reader.read(of_rows)  # all of it is sound: it can only fail now if it changes meanwhile
                 with held():
-                    fitting.replace(self, [{} for _ in plan.names], None, torn=True)
+                    fitting.replace(self, [{} for _ in plan.names], None, rows, torn=True)
                     reader.read(wanted(plan.states, plan.arrays))
                     plan.mend()
                 return
             pairs = zip(fitting.keys, plan.arrays, strict=True)
             states = [{slot: _unset(like, reader.specs[key][1]) for slot, key in keys.items()} for keys, like in pairs]
             new = [_unset(like, like.shape) for like in plan.arrays] if params else []
-            reader.read(wanted(states, new))
-            fitting.replace(self, states, new if params else None)
+            reader.read(wanted(states, new) | of_rows)
+            fitting.replace(self, states, new if params else None, rows)
 
     def _fitting(self, metadata: Mapping[str, str], specs: Mapping[str, Spec], params: bool) -> _Fitting:
         """Check what a file says."""
@@ -434,14 +463,16 @@ class Snapshots:
             slots = _in_order(plan, _by_group(tree, plan.states))
             n = len(plan.arrays)
             numbers = _started(self.numbers, n), _started(self.group_numbers, len(tree.parts))
-            restore(plan, slots, None, [{}] * n, [0] * n, [True] * n, 0, 0, numbers, [], False)
+            restore(plan, slots, None, [{}] * n, [0] * n, [None] * n, [True] * n, 0, 0, numbers, [], False)
 
     # ---- copies ----
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock.reading():
             captured = self._capture()
-            return {**captured, "states": _copied(captured["states"]), "own": self._own_attributes()}
+            rows = [None if counts is None else counts.copy() for counts in captured["row_counts"]]
+            states = _copied(captured["states"])
+            return {**captured, "states": states, "row_counts": rows, "own": self._own_attributes()}
 
     def __setstate__(self, captured: dict[str, Any]) -> None:
         self._captured = captured
@@ -486,6 +517,7 @@ class Snapshots:
             "specs": plan.specs,
             "states": plan.states,
             "counts": plan.counts,
+            "row_counts": plan.row_counts,
             "fresh": plan.fresh,
             "numbers": (plan.numbers.copy(), plan.group_numbers.copy()),
         }
@@ -521,6 +553,10 @@ class Snapshots:
                 if (array.dtype, array.shape) != captured["specs"][place]:
                     dtype, shape = captured["specs"][place]
                     raise ValueError(f"{name} is {array.dtype} {array.shape}: wanted {dtype} {shape}, as it was")
+            rows = [None if captured["row_counts"][k] is None else captured["row_counts"][k].copy() for k in places]
+            for name, array, counts in zip(tree.names, plan.arrays, rows, strict=True):
+                if counts is not None:
+                    _check_rows(name, f"{name}.{ROW_STEPS}", (counts.dtype, counts.shape), array)
             states = [captured["states"][place] for place in places]
             slots = _by_group(tree, states)
             for index, group_now in enumerate(self.param_groups):
@@ -534,6 +570,7 @@ class Snapshots:
                 None,
                 states,
                 [captured["counts"][place] for place in places],
+                rows,
                 [
                     captured["fresh"][place] or _lacks(state, slots[group], self._class_of(group), array)
                     for group, place, state, array in zip(tree.groups, places, states, plan.arrays, strict=True)
@@ -658,6 +695,13 @@ def _copied(states: list[dict[str, Array]]) -> list[dict[str, Array]]:
 def _check_count(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**62:
         raise ValueError(f"the snapshot is damaged: {name} is {value!r}")
+
+
+def _check_rows(name: str, key: str, spec: Spec, array: Array) -> None:
+    """Raise ValueError unless an array can have these counts of rows."""
+    if array.ndim == 0 or not array.flags.c_contiguous:
+        raise ValueError(f"the snapshot has {key}: wanted {name} C-contiguous, with rows that are updated one by one")
+    _check_fit(key, spec, (np.dtype(np.int64), array.shape[:1]))
 
 
 def _check_fit(name: str, spec: Spec | None, wanted: Spec) -> None:

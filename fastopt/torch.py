@@ -28,6 +28,8 @@ from .engine.plan import Plan
 from .engine.restore import restore
 from .optimizer import Optimizer
 from .optimizers import OPTIMIZERS, Muon
+from .rows import Rows
+from .snapshots import ROW_STEPS
 from .snapshots import _in_order as in_order
 from .tree import Tree
 
@@ -96,10 +98,25 @@ def _array(tensor: Tensor, axes: tuple[int, ...]) -> Any:
 
 def _viewed(gradient: Any, axes: tuple[int, ...]) -> Any:
     """View a gradient that cannot be taken in by its address, or say why it cannot be taken in at all."""
+    if isinstance(gradient, Tensor) and gradient.layout is torch.sparse_coo:
+        return _rows(gradient, axes)
     reason = _reason(gradient)
     if reason is not None:
         raise TypeError(f"a gradient {reason}")
     return _array(gradient, axes)
+
+
+def _rows(gradient: Tensor, axes: tuple[int, ...]) -> Rows:
+    """The rows that a sparse gradient has. Indices may come more than once: they are added up in the step."""
+    if gradient.sparse_dim() != 1:
+        raise TypeError(f"a gradient is sparse in {gradient.sparse_dim()} axes: wanted 1, as nn.Embedding gives it")
+    if axes != tuple(range(gradient.ndim)):
+        raise ValueError("a gradient is sparse: wanted a contiguous parameter")
+    indices, values = gradient._indices()[0], gradient._values()
+    reason = _reason(values)
+    if reason is not None:
+        raise TypeError(f"a gradient {reason}")
+    return Rows(indices.numpy(), _array(values, axes), counts="table")  # torch counts the updates of a tensor
 
 
 def _tensor(array: Any, axes: tuple[int, ...]) -> Tensor:
@@ -218,8 +235,9 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         Raises
         ------
         TypeError, ValueError
-            If a gradient is sparse, of another type than its parameter, not in the CPU's memory, or overlaps
-            parameters or state; or if a group has a value that is out of range. Nothing has been written then.
+            If a gradient is of another type than its parameter, not in the CPU's memory, overlaps parameters or state,
+            or is sparse in another way than by rows; or if a group has a value that is out of range. Nothing has been
+            written then.
         """
         if torch.compiler.is_compiling():
             return self._uncompiled_step(closure)
@@ -344,14 +362,14 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         tensors = [tensor for group in self.param_groups for tensor in group["params"]]
         for key, tensor in zip(saved, tensors, strict=True):
             entry, loaded = state_dict["state"].get(key), self.__dict__["state"].get(tensor)
-            for name in (*self._rule.numbers, *self._rule.group_numbers):
+            for name in (*self._rule.numbers, *self._rule.group_numbers, ROW_STEPS):
                 if isinstance(entry, dict) and loaded and isinstance(entry.get(name), Tensor):
                     loaded[name] = entry[name].clone()
 
     def _known_keys(self) -> list[str]:
         """What an entry of state may have, in the order in which it is shown."""
         rule = self._rule
-        return [*["step"] * self._counted, *rule.numbers, *rule.group_numbers, *rule.slots.values()]
+        return [*["step"] * self._counted, *rule.numbers, *rule.group_numbers, *rule.slots.values(), ROW_STEPS]
 
     def _views(self, leaf: int) -> dict[str, Tensor]:
         """The state of a tensor in the plan, as users see it."""
@@ -364,6 +382,9 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         for slot, name in rule.slots.items():
             if slot in plan.states[leaf]:
                 found[name] = _tensor(plan.states[leaf][slot], self._axes[leaf])
+        table = plan.tables[leaf]
+        if table is not None:
+            found[ROW_STEPS] = torch.from_numpy(table.counts)
         return found
 
     def _show(self) -> None:
@@ -461,6 +482,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         slots = list(map(set, needed))
         states = [{slot: array.copy() for slot, array in arrays.items()} for arrays in plan.states]
         counts, fresh, numbers = plan.counts, plan.fresh, (plan.numbers.copy(), plan.group_numbers.copy())
+        rows = [None if of_rows is None else of_rows.copy() for of_rows in plan.row_counts]
         for leaf, entry in entries.items():
             shown, home = f"the state of {plan.names[leaf]}", tree.groups[leaf]
             if not isinstance(entry, Mapping):
@@ -475,13 +497,16 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             counts[leaf] = hyper.whole(f"{shown}['step']", int(_number(f"{shown}['step']", entry.get("step", 0))))
             fresh[leaf] = not states[leaf].keys() >= needed[home]
             slots[home] |= states[leaf].keys()
+            rows[leaf] = None
+            if entry.get(ROW_STEPS) is not None:
+                rows[leaf] = _counts_of_rows(f"{shown}[{ROW_STEPS!r}]", entry[ROW_STEPS], members[leaf])
             for k, (name, start) in enumerate(rule.numbers.items()):
                 numbers[0][k, leaf] = _number(f"{shown}[{name!r}]", entry.get(name, start))
             for k, (name, start) in enumerate(rule.group_numbers.items()):
                 if name in entry or all(other in entries for other, index in enumerate(tree.groups) if index == home):
                     numbers[1][k, home] = _number(f"{shown}[{name!r}]", entry.get(name, start))
         order = in_order(plan, slots)
-        restore(plan, order, None, states, counts, fresh, plan.steps, plan.skipped, numbers, [], False)
+        restore(plan, order, None, states, counts, rows, fresh, plan.steps, plan.skipped, numbers, [], False)
 
 
 def _named(group: Group) -> Iterator[tuple[Any, Tensor]]:
@@ -522,6 +547,16 @@ def _copied(shown: str, value: Any, like: Tensor, axes: tuple[int, ...], shape: 
         what = f"has shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"is {type(value).__name__}"
         raise ValueError(f"{shown} {what}: wanted a tensor of shape {wanted}")
     return np.array(_array(value.to(like), axes), order="C" if _array(like, axes).flags.c_contiguous else "F")
+
+
+def _counts_of_rows(shown: str, value: Any, like: Tensor) -> Any:
+    """A copy of a tensor of rows' counts, as an array."""
+    if not isinstance(value, Tensor) or value.dtype is not torch.int64 or value.shape != like.shape[:1]:
+        what = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"{shown} is {what}: wanted torch.int64 of shape {tuple(like.shape[:1])}")
+    if not like.is_contiguous() or like.ndim == 0:
+        raise ValueError(f"{shown} is there, and its parameter is not contiguous")
+    return np.array(value.detach().cpu().numpy())
 
 
 def _number(shown: str, value: Any) -> float:

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not (PACKAGE / "engine/plan.pyx").exists(), reas
 # Each may import what stands before it.
 ORDER = [
     "hyper", "tree", "interrupts", "memory", "kernels", "numbers", "arrays", "lock", "chunks", "sweep", "factored",
-    "coefficients", "leaves", "state", "groups", "plan", "lookahead", "parts", "restore",
+    "coefficients", "rows", "leaves", "state", "groups", "plan", "lookahead", "parts", "restore",
     "dlpack",
 ]  # fmt: skip
 ROOMS = ORDER[4:]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import inspect
+import io
 import subprocess
 import sys
 import weakref
@@ -549,17 +551,87 @@ def test_a_gradient_that_overlaps_state_or_a_parameter_is_refused_and_nothing_wr
     assert states(opt)[0]["step"] == 1
 
 
-def test_sparse_gradients_are_refused_and_nothing_is_written():
-    table, p = torch.nn.Embedding(4, 2, sparse=True), torch.nn.Parameter(torch.ones(2))
-    opt = made("Adam", [p, table.weight])
-    before = arrays([p, table.weight])
-    p.grad = torch.ones(2)
-    table(torch.tensor([1, 2])).sum().backward()
+def embeddings(*kinds, sparse=True, **options):
+    """Two equal tables with equal optimizers of these kinds."""
+    torch.manual_seed(0)
+    table = torch.nn.Embedding(50, 8, sparse=sparse)
+    tables = [table, copy.deepcopy(table)]
+    return tables, [kind(table.parameters(), **options) for kind, table in zip(kinds, tables, strict=True)]
+
+
+def step_each(tables, opts, seed):
+    draw = torch.Generator().manual_seed(seed)
+    indices, w = torch.randint(0, 50, (40,), generator=draw), torch.randn(40, 8, generator=draw)
+    for table, opt in zip(tables, opts, strict=True):
+        opt.zero_grad()
+        (table(indices) * w).sum().backward()
+        opt.step()
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "options"),
+    [
+        ("Adam", "SparseAdam", {"lr": 0.1, "eps": 1e-20}),  # whose eps has another place
+        ("SGD", "SGD", {"lr": 0.1}),
+        ("Adagrad", "Adagrad", {"lr": 0.1, "lr_decay": 0.5}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")  # which torch's own steps give
+def test_sparse_gradients_update_the_rows_that_they_name_as_with_torch(name, theirs, options):
+    tables, opts = embeddings(getattr(fastopt.torch, name), getattr(torch.optim, theirs), **options)
+    for k in range(20):
+        step_each(tables, opts, k)
+        assert torch.allclose(tables[0].weight, tables[1].weight, rtol=1e-5, atol=1e-6)  # of rounding, in float32
+
+
+def test_sparse_gradients_go_on_after_copies_and_state_dicts():
+    tables, opts = embeddings(fastopt.torch.Adam, fastopt.torch.Adam, lr=0.1)
+    for k in range(3):
+        step_each(tables, opts, k)
+    rows = opts[0].state[tables[0].weight]["row_steps"]
+    assert rows.dtype == torch.int64
+    assert rows.max() > 1
+    file = io.BytesIO()
+    torch.save(opts[1].state_dict(), file)
+    file.seek(0)
+    opts[1] = fastopt.torch.Adam(tables[1].parameters(), lr=0.1)
+    opts[1].load_state_dict(torch.load(file, weights_only=True))
+    for k in range(3, 6):
+        step_each(tables, opts, k)
+        if k == 3:  # a plan that is made anew takes the counts along
+            opts[1].add_param_group({"params": [torch.nn.Parameter(torch.ones(2))]})
+    assert torch.equal(tables[0].weight, tables[1].weight)
+    assert torch.equal(rows, opts[1].state[tables[1].weight]["row_steps"])
+    tables[1].weight.grad = torch.ones(50, 8)  # of all rows
+    opts[1].step()
+    assert torch.equal(rows + 1, opts[1].state[tables[1].weight]["row_steps"])
+
+
+def test_counts_of_rows_that_do_not_fit_are_refused():
+    tables, opts = embeddings(fastopt.torch.Adam, fastopt.torch.Adam, lr=0.1)
+    step_each(tables, opts, 0)
+    weight = tables[0].weight
+    opts[0].state[weight]["row_steps"] = torch.ones(49, dtype=torch.int64)
+    with pytest.raises(
+        ValueError, match=r"\['row_steps'\] is torch.int64 of shape \(49,\): wanted torch.int64 of shape"
+    ):
+        opts[0].step()
+
+
+def test_sparse_gradients_that_name_no_rows_are_refused_and_nothing_is_written():
+    table, p = torch.nn.Parameter(torch.ones(4, 4)), torch.nn.Parameter(torch.ones(2))
+    opt = made("Adam", [p, table])
+    before = arrays([p, table])
+    p.grad, table.grad = torch.ones(2), torch.eye(4).to_sparse()
     for _ in range(2):
-        with pytest.raises(TypeError, match="a gradient is sparse coo: only dense tensors are supported"):
+        with pytest.raises(TypeError, match="a gradient is sparse in 2 axes: wanted 1"):
             opt.step()
-    assert all(map(np.array_equal, arrays([p, table.weight]), before))
-    table.weight.grad = table.weight.grad.to_dense()
+    assert all(map(np.array_equal, arrays([p, table]), before))
+    turned = torch.nn.Parameter(torch.ones(3, 4).t())
+    turned.grad = torch.ones(4, 3).to_sparse(1)
+    with pytest.raises(ValueError, match="a gradient is sparse: wanted a contiguous parameter"):
+        made("Adam", [turned]).step()
+    table.grad = torch.eye(4).to_sparse(1)
     opt.step()
     assert opt.state[p]["step"] == 1
 

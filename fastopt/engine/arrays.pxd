@@ -20,12 +20,20 @@ cdef extern from "numpy/arrayobject.h" nogil:
     int raw_flags "PyArray_FLAGS"(const RawArray *a)
     Py_ssize_t raw_size "PyArray_SIZE"(const RawArray *a)
 
+cdef struct Extent:
+    # Memory of the optimizer's own.
+    uintptr_t begin
+    uintptr_t end
+    Py_ssize_t leaf
+    int slot                 # -1: the parameter
+
 cdef object shown(cnp.ndarray a)
 cdef int real_of(cnp.ndarray a) noexcept
 cdef int check_parameter(object x, str name) except -1
-cdef object viewed(object x, str name)
+cdef object viewed(object x, str name, str wanted=*)
 cdef bint overlap(object a, object b) except -1
 cdef void extent(cnp.ndarray a, uintptr_t *low, uintptr_t *high) noexcept
+cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL
 
 
 cdef inline bint same_shape(const RawArray *a, int ndim, const Py_ssize_t *shape) noexcept:

@@ -1,5 +1,7 @@
 """Which arrays may be parameters and gradients? Checks of single arrays, views without copies, extents."""
 
+from cpython.mem cimport PyMem_Calloc
+
 from .kernels cimport FO_F32, FO_F64
 
 import numpy as np
@@ -55,7 +57,7 @@ cdef int check_parameter(object x, str name) except -1:
     return real
 
 
-cdef object viewed(object x, str name):
+cdef object viewed(object x, str name, str wanted="a gradient must be an array"):
     """x as a base ndarray without a copy, for gradients that are no exact ndarray."""
     if isinstance(x, np.ndarray):
         if isinstance(x, np.ma.MaskedArray):
@@ -64,7 +66,7 @@ cdef object viewed(object x, str name):
     if isinstance(x, np.generic):
         return np.asarray(x)  # what NumPy makes of arithmetic on an array without dimensions
     if isinstance(x, (str, bytes)):
-        raise TypeError(f"{name} is {described(x)}: a gradient must be an array")
+        raise TypeError(f"{name} is {described(x)}: {wanted}")
     for view in (_from_interface, _from_dlpack, _from_buffer):
         try:
             array = view(x)
@@ -72,7 +74,7 @@ cdef object viewed(object x, str name):
             raise TypeError(f"{name} is {described(x)}, which NumPy cannot view without a copy: {error}") from None
         if array is not None:
             return array
-    raise TypeError(f"{name} is {described(x)}: a gradient must be an array, or what NumPy can view as one")
+    raise TypeError(f"{name} is {described(x)}: {wanted}, or what NumPy can view as one")
 
 
 def _from_interface(x):
@@ -113,3 +115,23 @@ cdef bint overlap(object a, object b) except -1:
         return np.shares_memory(a, b, MOST_WORK)
     except np.exceptions.TooHardError:
         return True
+
+
+cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL:
+    """[n] of the arrays that are not empty, by address; `memory` has (array, leaf, slot) of each. To be freed."""
+    cdef uintptr_t begin, end
+    cdef Py_ssize_t k
+    cdef Extent *found
+    places = []
+    for array, leaf, slot in memory:
+        extent(array, &begin, &end)
+        if begin < end:
+            places.append((begin, end, leaf, slot))
+    places.sort()
+    found = <Extent *>PyMem_Calloc(len(places) + 1, sizeof(Extent))
+    if found == NULL:
+        raise MemoryError
+    for k in range(len(places)):
+        found[k].begin, found[k].end, found[k].leaf, found[k].slot = places[k]
+    n[0] = len(places)
+    return found

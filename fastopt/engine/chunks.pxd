@@ -1,5 +1,7 @@
 """Leaves laid end to end, an operation over them, and one stretch of it."""
 
+from libc.stdint cimport int64_t
+
 from .arrays cimport RawArray
 from .kernels cimport (
     FO_MAX_STATE, FO_REALS, fo_block_step, fo_coef, fo_factored, fo_finisher, fo_kernel, fo_summer, fo_variant)
@@ -10,6 +12,16 @@ cdef enum:
     MAX_SLOTS = 8            # of a leaf: those of rules, several with `Split`, and last the average of every optimizer
     WHOLE = 16               # chunks: a leaf that has no more is summed and updated at once, while it is in caches
 
+cdef struct Named:
+    # Rows of a leaf that have a gradient in a step: the others are left out.
+    Py_ssize_t n             # so many
+    Py_ssize_t size          # elements of one
+    Py_ssize_t parts         # chunks of one
+    const int64_t *row       # [n] their numbers, ascending; NULL where they are all
+    const char **g           # [n] their gradients; NULL where these lie one after the other, from the leaf's g on
+    int *coef                # [n] their coefficients
+    const int64_t *counts    # [rows]: 0 for a row that has had no update
+
 cdef struct Leaf:
     # What a sweep must know of a parameter. All threads read it, so a step writes only what has changed: each line
     # written must be fetched by one core from the other.
@@ -17,6 +29,7 @@ cdef struct Leaf:
     const char *g
     char *s[MAX_SLOTS]       # in the order of the plan's slots
     const RawArray *order    # the gradient's array, where its elements lie in another order than p's; else NULL
+    const Named *rows        # of a table: those that have a gradient; `order` is then the array that they come from
     Py_ssize_t n
     Py_ssize_t first         # chunks of active leaves before this one
     int itemsize

@@ -18,7 +18,8 @@ from libc.stdint cimport uintptr_t
 
 cimport numpy as cnp
 
-from .leaves cimport Extent, Watch, sorted_extents
+from .arrays cimport Extent, sorted_extents
+from .leaves cimport Watch
 
 import numpy as np
 
@@ -51,7 +52,7 @@ cdef class Exchange:
     negated : callable
         Whether a tensor's elements are to be read with the other sign.
     viewed : callable
-        From a gradient and an order of axes to its array in that order, or an error with the reason.
+        From a gradient and an order of axes to its array in that order, or its `Rows`, or an error with the reason.
     lies : callable
         From a tensor to something that is equal as long as it lies where it lies.
     changed : callable
@@ -279,7 +280,8 @@ cdef class Tensors(Source):
             return 0
         self.news = self.news or h.count == 0
         self.check_place(r, tensor, f)
-        if self.exchange.look == NULL or <PyObject *>Py_TYPE(gradient) != <PyObject *>self.exchange.kind:
+        if (leaves.tables[r.leaf] is not None or self.exchange.look == NULL
+                or <PyObject *>Py_TYPE(gradient) != <PyObject *>self.exchange.kind):
             return self.give_view(leaves, r, gradient)
         if self.exchange.look(<PyObject *>gradient, &y) != 0:
             PyErr_Clear()
@@ -306,6 +308,8 @@ cdef class Tensors(Source):
         """The same for a gradient that is not of the usual kind, or does not lie as its tensor does."""
         leaves.stale = True
         leaves.take_leaf(r.leaf, self.exchange.viewed(gradient, self.axes[r.leaf]))
+        if leaves.leaves[r.leaf].rows != NULL and leaves.tables[r.leaf] is None:
+            self.news = True
         return 1
 
     cdef int recount(self, Leaves leaves, Py_ssize_t leaf) except -1:
@@ -364,6 +368,7 @@ def carry(Plan old, Plan new, list origins):
             f.s[k] = old.leaves[was].s[k]
         f.updated = old.leaves[was].updated
         new.states[i] = old.states[was]
+        new.tables[i] = old.tables[was]
         new.watches[i].count, new.watches[i].fresh = old.watches[was].count, old.watches[was].fresh
         new.numbers[:, i] = old.numbers[:, was]
     new.steps, new.skipped, new.unlooked, new.sweeper = old.steps, old.skipped, old.unlooked, old.sweeper

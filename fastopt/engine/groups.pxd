@@ -39,6 +39,8 @@ cdef class Groups(State):
     cdef int set_coefficients(self, list terms) except -1
     cdef int set_mixed(self, int group, Terms own) except -1
     cdef int set_each(self, int group, Terms own, bint summed) except -1
+    cdef int check_rows(self, list changes) except -1
+    cdef int set_rows(self, list terms) except -1
     cdef int set_unsummed(self, list terms) except -1
     cdef dict sums_of(self, Terms own, list leaves)
     cdef dict totals_of(self, Terms own)

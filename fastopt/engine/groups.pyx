@@ -16,6 +16,7 @@ from .coefficients cimport place_of
 from .chunks cimport MAX_SLOTS, WHOLE, Leaf, chunks_of, lay_out
 from .kernels cimport FO_MAX_SUMS, FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
 from .leaves cimport Watch
+from .rows cimport Table
 
 import numpy as np
 
@@ -282,6 +283,8 @@ cdef class Groups(State):
                     self.stale = True
                     own.have(t)
                 own.fold(&self.coefs[first], own.table + (t - own.begin) * own.columns, self.rates[group], self.scale)
+        if self.named is not None:
+            self.set_rows(terms)
         return 0
 
     cdef int set_mixed(self, int group, Terms own) except -1:
@@ -302,6 +305,55 @@ cdef class Groups(State):
                 t, fresh = self.watches[i].count + 1, self.watches[i].fresh and own.wants_fresh
                 own.fold(self.new_coef(), own.row(t, fresh), self.rates[group], self.scale)
             self.leaves[i].coef = self.n_coefs - 1
+        return 0
+
+    cdef int check_rows(self, list changes) except -1:
+        """Raise if a table that has gradients in this step is of a class that cannot update rows one by one."""
+        cdef Terms own
+        terms = self.terms if changes is None else self.terms_after(changes)
+        for i in self.named:
+            group = self.leaves[<Py_ssize_t>i].group
+            own, cls = terms[group], self.classes[group]
+            if own.in_numpy:
+                why = "computes in NumPy"
+            elif own.wants_numbers:
+                why = "keeps numbers for each parameter"
+            elif own.sums:
+                why = "adds up over each parameter first"
+            elif self.tables[i] is None and self.has_other_shapes(i):
+                why = "keeps state of another shape"
+            else:
+                continue
+            raise TypeError(f"{self.gradient_names[i]} is for rows of {self.names[i]}, which {cls.__name__} cannot "
+                            f"update one by one: it {why}")
+        return 0
+
+    def has_other_shapes(self, Py_ssize_t i):
+        """Whether a leaf has state of another shape than its own."""
+        cls, shape = self.classes[self.leaves[i].group], self.shape_of(i)
+        for slot in cls.slots:
+            if cls.state_shape(slot, shape) != shape:
+                return True
+        return False
+
+    cdef int set_rows(self, list terms) except -1:
+        """Give the rows of tables that have gradients the coefficients for their own numbers of updates."""
+        cdef Py_ssize_t i, k
+        cdef Table table
+        cdef Terms own
+        cdef list places
+        self.stale = True
+        for leaf in self.named:
+            i, table = leaf, self.named[leaf]
+            own = terms[self.leaves[i].group]
+            table.number(self.watches[i].count, self.watches[i].fresh, own.wants_fresh, self.n_coefs)
+            places = []
+            for k in range(table.n_found):
+                places.append(place_of(abs(table.found[k]), table.found[k] < 0))
+            own.have_all(places)
+            for k in range(table.n_found):
+                own.fold(self.new_coef(), own.row(abs(table.found[k]), table.found[k] < 0),
+                         self.rates[self.leaves[i].group], self.scale)
         return 0
 
     cdef int set_unsummed(self, list terms) except -1:

@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uintptr_t
 
 cimport numpy as cnp
 
-from .arrays cimport RawArray
+from .arrays cimport Extent, RawArray
 from .chunks cimport Layout, Leaf
 
 cdef struct Watch:
@@ -21,13 +21,6 @@ cdef struct Watch:
     int wanted               # flags of a gradient that can be read as it lies
     bint fresh               # its state is new: no update has used it
     int64_t count            # updates this parameter has had
-
-cdef struct Extent:
-    # Memory of the optimizer's own.
-    uintptr_t begin
-    uintptr_t end
-    Py_ssize_t leaf
-    int slot                 # -1: the parameter
 
 cdef class Source:
     # What an adapter steps with instead of a tree of gradients: it has them taken in where they lie.
@@ -56,12 +49,16 @@ cdef class Leaves:
     cdef Py_ssize_t *first_leaf     # [groups + 1]
     cdef bint complete              # all leaves are active and laid out
     cdef Source source              # of the last gradients that came from one
+    cdef readonly list tables       # of each leaf, its Table if some of its rows had updates of their own, or None
+    cdef dict named                 # the tables that have gradients in this step, by leaf; None if there are none
 
     cdef void require(self, bint zero_gradients) noexcept
     cdef list own_memory(self)
     cdef int check_overlaps(self) except -1
     cdef int take(self, object grads) except -1
     cdef int take_leaf(self, Py_ssize_t i, object x) except -1
+    cdef int take_rows(self, Py_ssize_t i, object x) except -1
+    cdef void end_rows(self, bint counted) noexcept
     cdef int look_again(self) except -1
     cdef bint still_there(self, Py_ssize_t i) noexcept
     cdef int check_unmoved(self, Py_ssize_t i) except -1
@@ -71,5 +68,3 @@ cdef class Leaves:
     cdef bint end_step(self, bint counted) noexcept
     cdef void let_go(self) noexcept
     cdef void renumber(self) noexcept
-
-cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL

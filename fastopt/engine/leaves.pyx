@@ -12,15 +12,17 @@ from libc.string cimport memcpy
 
 from .arrays cimport (
     check_parameter, extent, overlap, raw_data, raw_flags, raw_ndim, raw_shape, raw_type, real_of, same_shape, shown,
-    viewed)
+    sorted_extents, viewed)
 from .chunks cimport lay_out
 from .kernels cimport FO_F32
+from .rows cimport Table, new_table
 
 import weakref
 
 import numpy as np
 
 from ..memory import is_mapped, overlapping_maps
+from ..rows import Rows
 from ..tree import described as described_tree
 
 cnp.import_array()
@@ -80,26 +82,6 @@ cdef inline bint familiar(const Leaf *f, const Watch *h, PyObject *x) noexcept:
     )
 
 
-cdef Extent *sorted_extents(list memory, Py_ssize_t *n) except? NULL:
-    """[n] of the arrays that are not empty, by address; `memory` has (array, leaf, slot) of each. To be freed."""
-    cdef uintptr_t begin, end
-    cdef Py_ssize_t k
-    cdef Extent *found
-    places = []
-    for array, leaf, slot in memory:
-        extent(array, &begin, &end)
-        if begin < end:
-            places.append((begin, end, leaf, slot))
-    places.sort()
-    found = <Extent *>PyMem_Calloc(len(places) + 1, sizeof(Extent))
-    if found == NULL:
-        raise MemoryError
-    for k in range(len(places)):
-        found[k].begin, found[k].end, found[k].leaf, found[k].slot = places[k]
-    n[0] = len(places)
-    return found
-
-
 cdef class Source:
     """Where the gradients of an adapter lie."""
 
@@ -136,6 +118,7 @@ cdef class Leaves:
             check_parameter(self.arrays[i], self.names[i])
             n_axes += cnp.PyArray_NDIM(self.arrays[i])
         self.references = list(map(weakref.ref, self.arrays))
+        self.tables = [None] * self.n_leaves
         self.leaves = <Leaf *>PyMem_Calloc(self.n_leaves + 1, sizeof(Leaf))
         self.watches = <Watch *>PyMem_Calloc(self.n_leaves + 1, sizeof(Watch))
         self.shapes = <Py_ssize_t *>PyMem_Calloc(n_axes + 1, sizeof(Py_ssize_t))
@@ -280,6 +263,8 @@ cdef class Leaves:
         cdef list found = []
         try:
             self.take(grads)
+            for i in self.named or ():
+                raise TypeError(f"{self.gradient_names[i]} is Rows: wanted the gradient of a whole parameter")
             if self.stale:
                 self.look_again()
             for i in range(self.n_leaves):
@@ -299,6 +284,8 @@ cdef class Leaves:
         if x is None:
             return 0
         if type(x) is not np.ndarray:
+            if isinstance(x, Rows):
+                return self.take_rows(i, x)
             if isinstance(x, (list, tuple, dict)):
                 raise ValueError(f"{self.gradient_names[i]} is {described_tree(x)}: wanted one array")
             x = viewed(x, self.gradient_names[i])
@@ -314,6 +301,8 @@ cdef class Leaves:
                              f"wanted {shown(self.arrays[i])}, as {self.names[i]} has")
         if self.zero_gradients and not cnp.PyArray_ISWRITEABLE(a):
             raise ValueError(f"{self.gradient_names[i]} is read-only: zero_grads=True cannot zero it")
+        if self.tables[i] is not None:
+            return self.take_rows(i, a)
         if (cnp.PyArray_FLAGS(a) & h.wanted) != h.wanted:
             a = a.view()  # one of our own: without the GIL, who set the other's shape could make us read elsewhere
             self.check_apart(i, a)
@@ -326,6 +315,44 @@ cdef class Leaves:
         Py_INCREF(a)
         f.active = True
         return 0
+
+    cdef int take_rows(self, Py_ssize_t i, object x) except -1:
+        """Take in gradients of a table's rows: of some, or a gradient that has been checked of all of them."""
+        cdef Leaf *f = &self.leaves[i]
+        cdef Watch *h = &self.watches[i]
+        cdef Table table = self.tables[i]
+        cdef cnp.ndarray a
+        if isinstance(x, Rows):
+            self.check_unmoved(i)
+            if table is None:
+                table = new_table(self.arrays[i], h.count, self.names[i], self.gradient_names[i])
+            a = table.name(x, self.arrays[i], self.zero_gradients, self.names[i], self.gradient_names[i])
+        else:
+            a = table.name_all(x)
+        self.stale = True
+        self.check_apart(i, a)
+        if self.named is None:
+            self.named = {}
+        self.named[i] = table
+        f.rows = &table.named
+        f.g, f.order, f.active = <const char *>cnp.PyArray_DATA(table.values), <RawArray *>a, True
+        h.cleared = NULL  # to be looked at anew each time
+        h.held = <PyObject *>a
+        Py_INCREF(a)
+        self.complete = False
+        return 0
+
+    cdef void end_rows(self, bint counted) noexcept:
+        """The step is over for rows; `end_step` counts it for their tables."""
+        cdef Py_ssize_t i
+        cdef Table table
+        for i, table in self.named.items():
+            self.leaves[i].rows, self.leaves[i].order, table.values = NULL, NULL, None
+            if counted:
+                table.counted(self.watches[i].count, self.watches[i].fresh, self.leaves[i].arrays > 2)
+                self.tables[i] = table
+        self.complete = False
+        self.named = None
 
     cdef int look_again(self) except -1:
         """Raise if Python code has moved what was looked at before."""
@@ -349,7 +376,7 @@ cdef class Leaves:
             return self.source.still_there(self, i)
         a = <cnp.ndarray>h.held
         base = (<object>a).base
-        if raw_data(<RawArray *>a) != f.g:
+        if raw_data(<RawArray *>a) != f.g and f.rows == NULL:  # which may be of a copy
             return False
         if f.order == NULL:
             return ((raw_flags(<RawArray *>a) & h.wanted) == h.wanted and real_of(a) == f.real
@@ -483,6 +510,8 @@ cdef class Leaves:
         cdef Py_ssize_t i
         cdef PyObject *held
         cdef bint others = False
+        if self.named is not None:
+            self.end_rows(counted)
         for i in range(self.n_leaves):
             held = self.watches[i].held
             if held != NULL:

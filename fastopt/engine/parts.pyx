@@ -121,6 +121,8 @@ cdef class Parts:
                 if not plan.leaves[leaf].active:
                     self.given[leaf] = True
                     return False
+                if plan.named is not None:
+                    plan.check_rows(None)
                 plan.renumber()
                 if self.skipped:
                     self.given[leaf] = True

@@ -16,9 +16,10 @@ from libc.string cimport memcpy
 
 cimport numpy as cnp
 
+from .arrays cimport shown
 from .chunks cimport (
     CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, WHOLE, ZERO_GRADIENTS, Binding, Leaf,
-    Sweep, chunks_of, in_order)
+    Named, Sweep, chunks_of, in_order)
 from .coefficients cimport Terms
 from .groups cimport FOR_CLASS, NO_SUMS
 from .kernels cimport FO_MAX_SCALARS, FO_MAX_SUMS, FO_REALS, fo_coef
@@ -136,6 +137,8 @@ cdef class Plan(Groups):
             changes = self.begin(owner, loss_scale)
             try:
                 self.take(grads)
+                if self.named is not None:
+                    self.check_rows(changes)
                 if self.shared:
                     change = self.fold(owner, changes)
                     self.folded_by = self.terms if change is None else change.terms
@@ -399,10 +402,10 @@ cdef class Plan(Groups):
         if self.away is not None and not (but and but in ("load", self.remedy) and self.remedy):
             raise RuntimeError(self.away)
 
-    def coefficients(self, Py_ssize_t leaf):
-        """Return a leaf's kind of decay, gradient factor, decay and scalars by name in this step."""
+    def coefficients(self, Py_ssize_t leaf, int coef=-1):
+        """Return a leaf's kind of decay, gradient factor, decay and scalars by name in this step; or those of rows."""
         self.check_within()
-        cdef fo_coef *c = &self.coefs[self.leaves[leaf].coef]
+        cdef fo_coef *c = &self.coefs[self.leaves[leaf].coef if coef < 0 else coef]
         cdef Terms own = self.terms[self.leaves[leaf].group]
         scalars = {}
         for i, name in enumerate(own.names):
@@ -434,6 +437,38 @@ cdef class Plan(Groups):
     def updated(self, Py_ssize_t leaf):
         """Whether a leaf has had an update."""
         return bool(self.leaves[leaf].updated)
+
+    @property
+    def has_rows(self):
+        """Whether there are gradients of rows in this step."""
+        return self.named is not None
+
+    def rows(self, Py_ssize_t leaf):
+        """Return (rows, coefficients, whether they have had an update, gradients) of a table's rows that have some.
+
+        One for all rows that have the first two in common; None for a leaf that is updated as a whole.
+        """
+        cdef const Named *named = self.leaves[leaf].rows
+        cdef Py_ssize_t k
+        if named == NULL:
+            return None
+        found = {}
+        for k in range(named.n):
+            row = k if named.row == NULL else named.row[k]
+            found.setdefault((named.coef[k], named.counts[row] != 0), []).append((row, self.gradient_of(leaf, k)))
+        parts = []
+        for (coef, updated), members in found.items():
+            rows, gradients = zip(*members)
+            parts.append((np.array(rows), coef, updated, np.array(gradients)))
+        return parts
+
+    def gradient_of(self, Py_ssize_t leaf, Py_ssize_t k):
+        """Return a copy of the gradient of a table's k-th named row."""
+        cdef const Named *named = self.leaves[leaf].rows
+        cdef cnp.ndarray found = np.empty(self.arrays[leaf].shape[1:], self.arrays[leaf].dtype)
+        cdef Py_ssize_t nbytes = cnp.PyArray_NBYTES(found)
+        memcpy(cnp.PyArray_DATA(found), self.leaves[leaf].g + k * nbytes if named.g == NULL else named.g[k], nbytes)
+        return found
 
     # -- sums over gradients --
 
@@ -481,7 +516,7 @@ cdef class Plan(Groups):
         self.own_factors = True
 
     def find_nonfinite(self):
-        """Return the first Inf or NaN among the active gradients: its leaf and its index there, or None."""
+        """Return the first Inf or NaN among the active gradients: its leaf, its index there, and it, or None."""
         cdef Py_ssize_t i, chunk, start
         cdef cnp.ndarray values
         cdef Leaf *f
@@ -496,6 +531,12 @@ cdef class Plan(Groups):
             for chunk in range(chunks_of(f)):
                 if self.sweeper.partial[f.first + chunk] == 0:
                     continue
+                if f.rows != NULL:
+                    chunk //= f.rows.parts
+                    row = chunk if f.rows.row == NULL else f.rows.row[chunk]
+                    values = self.gradient_of(i, chunk)
+                    index = np.unravel_index(int(np.isfinite(values).argmin()), shown(values)) if values.ndim else ()
+                    return i, (row, *map(int, index)), values[index]
                 start = chunk * CHUNK_ELEMENTS
                 values = np.empty(min(f.n - start, <Py_ssize_t>CHUNK_ELEMENTS), self.arrays[i].dtype)
                 if f.order == NULL:
@@ -503,6 +544,6 @@ cdef class Plan(Groups):
                 else:
                     in_order(<char *>cnp.PyArray_DATA(values), f, start, cnp.PyArray_SIZE(values))
                 at = start + int(np.isfinite(values).argmin())
-                index = np.unravel_index(at, self.arrays[i].shape, "F" if f.reversed else "C")
-                return i, tuple(map(int, index))
+                index = tuple(map(int, np.unravel_index(at, self.arrays[i].shape, "F" if f.reversed else "C")))
+                return i, index, self.gradient(i)[index]
         return None

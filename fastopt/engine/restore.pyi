@@ -13,6 +13,7 @@ def restore(
     params: Sequence[Array] | None,
     states: Sequence[Mapping[str, Array]],
     counts: Sequence[int],
+    row_counts: Sequence[Array | None],
     fresh: Sequence[bool],
     steps: int,
     skipped: int,

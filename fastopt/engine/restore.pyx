@@ -8,6 +8,7 @@ cimport numpy as cnp
 
 from .lock cimport enter_gate, leave_gate
 from .plan cimport Plan
+from .rows cimport Table
 from .state cimport Stock
 
 import numpy as np
@@ -21,8 +22,8 @@ cdef struct Move:
     Py_ssize_t nbytes
 
 
-def restore(Plan plan, list slots, list params, list states, list counts, list fresh, int64_t steps, int64_t skipped,
-            tuple numbers, list items, bint torn):
+def restore(Plan plan, list slots, list params, list states, list counts, list row_counts, list fresh, int64_t steps,
+            int64_t skipped, tuple numbers, list items, bint torn):
     """Take over a snapshot, in one piece: whatever can fail fails before anything has changed.
 
     Parameters
@@ -37,6 +38,8 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
         types and shapes that are wanted, and share no memory with what they replace.
     counts, fresh, steps, skipped
         What these become.
+    row_counts : list of array or None
+        What the counts of each leaf's rows become, arrays of its own; None where rows have none.
     numbers : (array, array)
         What numbers of leaves and of groups become.
     items : list of (dict, key, value)
@@ -54,6 +57,9 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
         wanted.append((plan.first_leaf[i], plan.first_leaf[i + 1], slots[i]))
     stock = plan.stock(wanted)
     pairs, sources = [], []
+    tables = []
+    for i, rows in enumerate(row_counts):
+        tables.append(None if rows is None else Table(rows, plan.leaves[i].n // max(len(rows), 1)))
     for i, arrays in enumerate(plan.states if stock is None else stock.states):
         for slot, array in arrays.items():
             pairs.append((array, states[i].get(slot)))
@@ -92,6 +98,7 @@ def restore(Plan plan, list slots, list params, list states, list counts, list f
         for i in range(plan.n_leaves):
             plan.watches[i].count, plan.watches[i].fresh = counted[2 * i], counted[2 * i + 1]
             plan.leaves[i].updated = counted[2 * i] > 0
+        plan.tables, tables = tables, plan.tables
         plan.steps, plan.skipped = steps, skipped
         plan.away, plan.remedy, plan.unlooked = None, "", plan.looks_ahead
         if torn:

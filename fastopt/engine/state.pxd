@@ -2,8 +2,9 @@
 
 cimport numpy as cnp
 
+from .arrays cimport Extent
 from .chunks cimport Layout, Sweep
-from .leaves cimport Extent, Leaves
+from .leaves cimport Leaves
 from .sweep cimport Sweeper
 
 cdef class Stock:

@@ -5,9 +5,9 @@ from libc.stdint cimport uintptr_t
 
 cimport numpy as cnp
 
-from .arrays cimport ALIGN_FROM, LINE, shown
+from .arrays cimport ALIGN_FROM, LINE, shown, sorted_extents
 from .chunks cimport MAX_SLOTS, START_STATE, Leaf, lay_out
-from .leaves cimport sorted_extents
+from .rows cimport Table
 
 import numpy as np
 
@@ -207,6 +207,17 @@ cdef class State(Leaves):
         found = []
         for i in range(self.n_leaves):
             found.append(self.watches[i].count)
+        return found
+
+    @property
+    def row_counts(self):
+        """Updates that each row of a parameter has had, where rows have counts of their own, else None.
+
+        An array, which later steps write to; negative: none of the updates has used the state that is there now.
+        """
+        found = []
+        for table in self.tables:
+            found.append(None if table is None else (<Table>table).counts)
         return found
 
     @property

@@ -224,7 +224,11 @@ class Files:
                 if key in specs:
                     _check_fit(key, specs[key], whole)
                     specs[key] = part
-        return self._shard._fitting(metadata, specs, params)
+        found = self._shard._fitting(metadata, specs, params)
+        for name, of_rows in zip(plan.names, found.rows, strict=True):
+            if of_rows is not None:
+                raise ValueError(f"rows of {name} had gradients of their own: wanted one that only whole ones have had")
+        return found
 
     def _receive(self, new: list[Array], states: list[dict[str, Array]]) -> None:
         """Take what rank 0 hands out."""
