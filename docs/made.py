@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import formulas
 import numpy as np
 
 import fastopt
@@ -73,10 +74,10 @@ def parameters(cls: type[Optimizer]) -> list[Entry]:
 
 
 def in_full(cls: type[Optimizer]) -> list[str]:
-    """The docstring of a class in which nothing is told elsewhere, with defaults."""
+    """The docstring of a class in which nothing is told elsewhere, with defaults, and with formulas as LaTeX."""
     before, _, after = entries(inspect.getdoc(cls) or "")
     defaults = {name: one.default for name, one in inspect.signature(cls).parameters.items()}
-    lines = before
+    lines = formulas.rendered(before)
     for name, kind, text in parameters(cls):
         default = defaults.get(name, inspect.Parameter.empty)
         shown = "" if default is inspect.Parameter.empty else f", default {default!r}"
@@ -130,7 +131,7 @@ SURFACES = (
         (-3.5, 1.5, -1.3, 1.3),
     ),
     Surface(
-        "Rosenbrock, (1 − x)² + 100 (y − x²)²",  # noqa: RUF001
+        "Rosenbrock, (1 − x)² + 100 (y − x²)²",
         lambda x, y: (1 - x) ** 2 + 100 * (y - x**2) ** 2,
         lambda x, y: (-2 * (1 - x) - 400 * x * (y - x**2), 200 * (y - x**2)),
         (-1.2, 1.0),

@@ -14,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import get_origin
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -136,11 +137,8 @@ def made():
     """What the docs build makes its pages by."""
     if not (ROOT / "docs/made.py").exists():
         pytest.skip("needs the documentation's sources beside the tests")
-    spec = importlib.util.spec_from_file_location("made", ROOT / "docs/made.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["made"] = module  # where its dataclass looks for its types
-    spec.loader.exec_module(module)
-    return module
+    with mock.patch.object(sys, "path", [str(ROOT / "docs"), *sys.path]):
+        return importlib.import_module("made")
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -170,6 +168,48 @@ def test_formulas_need_no_network():
     assert source["mathml"](r"\alpha", False).startswith('<math display="inline"><mrow><mi>')
     with pytest.raises(Exception, match="latex2mathml does not know"):
         source["mathml"](r"\unknown", False)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_formula_of_an_optimizer_is_plain_in_its_docstring_and_drawn_on_its_page(name):
+    lines = made().in_full(OPTIMIZERS[name])
+    start = lines.index(".. math::") if ".. math::" in lines else None
+    assert (start is None) == (name == "AdamW")  # Adam's
+    if start:
+        rows = list(itertools.takewhile(lambda line: line.startswith("    "), lines[start + 2 :]))
+        assert len(rows) == sum(bool(re.match("    .*[←=] ", line)) for line in plain_formula(OPTIMIZERS[name]))
+        pytest.importorskip("latex2mathml", reason="formulas are drawn by the extra docs: pip install 'fastopt[docs]'")
+        pytest.importorskip("sphinx", reason="formulas are drawn by the extra docs: pip install 'fastopt[docs]'")
+        drawn = runpy.run_path(str(ROOT / "docs/mathml.py"))["mathml"]("".join(rows), True)
+        assert drawn.count("<mtr>") == len(rows)
+        assert "\\" not in drawn
+
+
+def plain_formula(cls):
+    doc = inspect.getdoc(cls)
+    return doc[doc.index("::\n") + 4 : doc.index("Parameters\n---")].splitlines()
+
+
+FORMULAS = [
+    ("w ← w − α·m̂ / (√v̂ + ε)", r"w &\leftarrow w - \frac{\alpha \hat{m}}{ \sqrt{\hat{v}} + \varepsilon }\\"),
+    ("ηₜ₊₁ = β₁ᵗ·0.96^(t·ψ)", r"\eta_{t+1} &= \beta_{1}^{t} \cdot 0.96^{ t \psi }\\"),
+    ("β̂₁ = a / b·c / d", r"\hat{\beta}_{1} &= \frac{\frac{a}{b} c}{d}\\"),
+    ("x   = (a + b)·(a − b) / 2", r"x &= \frac{\left( a + b \right) \left( a - b \right)}{2}\\"),
+    ("g' ← 0    where y < 0", r"g' &\leftarrow 0 \qquad \text{ where } y < 0\\"),
+    ("r = R(w)·‖w‖² + Σ|s|", r"r &= R \left( w \right) \left\| w \right\|^{2} + \sum \left| s \right|\\"),
+    ("c = meanⱼ(gᵢⱼ²)·γ_max^q", r"c &= \mathrm{mean}_{j} \left( g_{ij}^{2} \right) \gamma_{\mathrm{max}}^{q}\\"),
+]
+
+
+@pytest.mark.parametrize(("plain", "latex"), FORMULAS, ids=[plain for plain, _ in FORMULAS])
+def test_a_formula_of_a_docstring_as_latex(plain, latex):
+    assert made().formulas.latex([plain]) == [latex]
+
+
+@pytest.mark.parametrize("plain", ["w ← w ÷ 2", "w ← (w", "w ← w)", "w ← w^"])
+def test_a_formula_that_the_pages_cannot_draw_ends_their_build(plain):
+    with pytest.raises(ValueError, match=r"a formula has .*, which docs/formulas.py does not know: "):
+        made().formulas.latex([plain])
 
 
 @pytest.mark.parametrize("at", range(3), ids=["valley", "Rosenbrock", "Beale"])
@@ -263,6 +303,15 @@ PUBLIC = dict(public())
 @pytest.mark.parametrize("name", ["fastopt", *MODULES])
 def test_every_module_has_a_docstring(name):
     assert inspect.getdoc(importlib.import_module(name))
+
+
+@pytest.mark.parametrize("name", ["fastopt", *MODULES])
+def test_help_is_plain_text(name):
+    module = importlib.import_module(name)
+    things = [module, *(thing for thing in vars(module).values() if getattr(thing, "__module__", "") == name)]
+    members = [member for thing in things if inspect.isclass(thing) for member in vars(thing).values()]
+    for thing in [*things, *members]:
+        assert not re.search(r"\\|math:", getattr(thing, "__doc__", None) or ""), thing
 
 
 @pytest.mark.parametrize("name", PUBLIC)

@@ -22,7 +22,7 @@ MOSTLY = 0.9  # a column of which so much is numbers, dates or amounts is one of
 MOST_NAMES = 20  # of columns, in a message
 
 MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None"]  # cells of features without a number
-DECORATION = str.maketrans("−", "-", "$€£¥%, '_\u00a0\u202f")  # noqa: RUF001  # what numbers are found written with
+DECORATION = str.maketrans("−", "-", "$€£¥%, '_\u00a0\u202f")  # what numbers are found written with
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 DATE = re.compile(
     r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2}))([T ].*)?|\d{1,2}:\d{2}(:\d{2}.*)?"

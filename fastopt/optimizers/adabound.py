@@ -16,39 +16,38 @@ __all__ = ["AdaBound"]
 
 
 class AdaBound(Optimizer):
-    r"""AdaBound, and AMSBound.
+    """AdaBound, and AMSBound.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        r &= \frac{\alpha \sqrt{1 - \beta_2^t}}{(1 - \beta_1^t) (\sqrt v + \epsilon)}\\
-        w &\leftarrow w - \mathrm{clamp}\left(r,\; \phi \left(1 - \frac{1}{\gamma t + 1}\right),\;
-            \phi \left(1 + \frac{1}{\gamma t}\right)\right) m
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, with :math:`\phi = \phi_0 \alpha / \alpha_0`, where :math:`\phi_0` is `final_lr` and
-    :math:`\alpha_0` the learning rate of the group's first step. With ``amsbound=True`` the largest v so far stands in
-    v's place.
+        m ← β₁·m + (1 − β₁)·g
+        v ← β₂·v + (1 − β₂)·g²
+        r = α·√(1 − β₂ᵗ) / ((1 − β₁ᵗ)·(√v + ε))
+        w ← w − clamp(r, φ·(1 − 1 / (γ·t + 1)), φ·(1 + 1 / (γ·t)))·m
+
+    Here φ = φ₀·α / α₀, where φ₀ is `final_lr` and α₀ the learning rate of the group's first step. With
+    ``amsbound=True`` the largest v so far stands in v's place.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     final_lr : float
-        :math:`\phi_0 \geq 0`: the rate of gradient descent that the bounds meet at.
+        φ₀ ≥ 0: the rate of gradient descent that the bounds meet at.
     gamma : float
         How fast they do, above 0.
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     amsbound : bool
         Whether to divide by the root of the largest v so far.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

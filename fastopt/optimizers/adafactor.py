@@ -16,34 +16,34 @@ __all__ = ["Adafactor"]
 
 
 class Adafactor(Optimizer):
-    r"""Adafactor: of a matrix, it keeps the second moments of rows and columns instead of those of all elements.
+    """Adafactor: of a matrix, it keeps the second moments of rows and columns instead of those of all elements.
 
-    .. math::
-        r_i &\leftarrow r_i + t^\gamma (\mathrm{mean}_j\, g_{ij}^2 - r_i), \qquad
-        c_j \leftarrow c_j + t^\gamma (\mathrm{mean}_i\, g_{ij}^2 - c_j)\\
-        u_{ij} &= g_{ij} \big/ \sqrt{r_i c_j / \mathrm{mean}(r)}\\
-        w &\leftarrow w - \alpha \lambda w - \min(\alpha, 1 / \sqrt t) \max(\epsilon_2, R(w)) \,
-            u \,/ \max(1, R(u) / d)
+    In update t = 1, 2, … of a matrix with rows i and columns j::
 
-    where R is the root of the mean of squares over a parameter, and t = 1, 2, … is the number of updates it has had.
-    Arrays with more than two axes are stacks of matrices along the first ones. For arrays with one axis or none, v is
-    kept for each element, :math:`v \leftarrow v + t^\gamma (g^2 - v)`, and :math:`u = g / \sqrt v`.
+        rᵢ  ← rᵢ + t^γ·(meanⱼ(gᵢⱼ²) − rᵢ)
+        cⱼ  ← cⱼ + t^γ·(meanᵢ(gᵢⱼ²) − cⱼ)
+        uᵢⱼ = gᵢⱼ / √(rᵢ·cⱼ / mean(r))
+        s   = min(α, 1 / √t)·max(ε₂, R(w))
+        w   ← w − α·λ·w − s·u / max(1, R(u) / d)
+
+    R is the root of the mean of squares over a parameter. Arrays with more than two axes are stacks of matrices along
+    the first ones. For arrays with one axis or none, v is kept for each element, v ← v + t^γ·(g² − v), and u = g / √v.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        :math:`\alpha \geq 0`, the most that a step may be in proportion to the parameter; or a schedule.
+        α ≥ 0, the most that a step may be in proportion to the parameter; or a schedule.
     beta2_decay : float
-        :math:`\gamma \leq 0`.
+        γ ≤ 0.
     eps : (float or None, float)
         The least root of a second moment that is divided by, None for the machine epsilon of the parameters' type; and
-        :math:`\epsilon_2`.
+        ε₂.
     d : float
-        :math:`d \geq 1`: steps whose R(u) is above it are scaled down.
+        d ≥ 1: steps whose R(u) is above it are scaled down.
     weight_decay : float
-        :math:`\lambda \geq 0`.
+        λ ≥ 0.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -58,11 +58,11 @@ class Adafactor(Optimizer):
     -----
     State is ``row_var`` and ``col_var`` of a matrix, ``variance`` of other arrays: of a matrix with 1000 rows and
     columns, 2000 numbers in place of a million. A step reads the gradients of a large matrix three times, since rows
-    and columns must be known before :math:`u`, and :math:`R(u)` before the update. Besides, a matrix of more than
-    65,536 elements needs memory for sums, about 3 % of its own in float32.
+    and columns must be known before u, and R(u) before the update. Besides, a matrix of more than 65,536 elements needs
+    memory for sums, about 3 % of its own in float32.
 
     The sums have the same bits on every processor and for any number of threads, but depend on how a parameter lies in
-    memory. :math:`t^\gamma` is the C library's: its last bit may differ between systems.
+    memory. t^γ is the C library's: its last bit may differ between systems.
 
     References
     ----------

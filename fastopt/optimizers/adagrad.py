@@ -14,31 +14,32 @@ __all__ = ["Adagrad", "Adadelta"]  # noqa: RUF022 - by increasing complexity
 
 
 class Adagrad(Optimizer):
-    r"""Adagrad: steps become smaller where gradients have been large.
+    """Adagrad: steps become smaller where gradients have been large.
 
-    .. math::
-        s &\leftarrow s + g^2\\
-        w &\leftarrow w - \frac{\alpha}{1 + (t - 1) \delta} \cdot \frac{g}{\sqrt{s} + \epsilon}
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, t = 1, 2, … being the number of updates the parameter has had. s starts at
-    `initial_accumulator_value`, which is added to the state in the first update: before it the state is 0.
+        r = α / (1 + (t − 1)·δ)
+        s ← s + g²
+        w ← w − r·g / (√s + ε)
+
+    s starts at `initial_accumulator_value`, which is added to the state in the first update: before it the state is 0.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     lr_decay : float
-        :math:`\delta \geq 0`.
+        δ ≥ 0.
     initial_accumulator_value : float
         Where s starts, at least 0.
     eps : float
-        :math:`\epsilon \geq 0`. With 0, an element whose gradients have all been 0 becomes NaN.
+        ε ≥ 0. With 0, an element whose gradients have all been 0 becomes NaN.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -52,8 +53,7 @@ class Adagrad(Optimizer):
     References
     ----------
     Duchi, Hazan & Singer, "Adaptive subgradient methods for online learning and stochastic optimization", 2011, figure
-    1, with diagonal matrices. `torch.optim.Adagrad`. Keras and optax start s at 0.1 and divide by
-    :math:`\sqrt{s + 10^{-7}}`.
+    1, with diagonal matrices. `torch.optim.Adagrad`. Keras and optax start s at 0.1 and divide by √(s + 10⁻⁷).
 
     Examples
     --------
@@ -92,31 +92,31 @@ class Adagrad(Optimizer):
 
 
 class Adadelta(Optimizer):
-    r"""Adadelta: steps in the parameter's own units, a running size of its past updates over one of its gradients.
+    """Adadelta: steps in the parameter's own units, a running size of its past updates over one of its gradients.
 
-    .. math::
-        v &\leftarrow \rho v + (1 - \rho) g^2\\
-        d &= \frac{\sqrt{x + \epsilon}}{\sqrt{v + \epsilon}} g\\
-        x &\leftarrow \rho x + (1 - \rho) d^2\\
-        w &\leftarrow w - \alpha d
+    For each element::
 
-    for each element. Updates start at the size of :math:`\sqrt{\epsilon}` and grow. With :math:`\epsilon = 0` they stay
-    0, and a zero gradient makes NaN.
+        v ← ρ·v + (1 − ρ)·g²
+        d = g·√(x + ε) / √(v + ε)
+        x ← ρ·x + (1 − ρ)·d²
+        w ← w − α·d
+
+    Updates start at the size of √ε and grow. With ε = 0 they stay 0, and a zero gradient makes NaN.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     rho : float
-        :math:`\rho`, in [0, 1].
+        ρ, in [0, 1].
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -130,7 +130,7 @@ class Adadelta(Optimizer):
     References
     ----------
     Zeiler, "ADADELTA: An adaptive learning rate method", 2012, algorithm 1, which has no learning rate: the default is
-    1. `torch.optim.Adadelta`. Keras has :math:`\rho = 0.95`, :math:`\epsilon = 10^{-7}`, and a learning rate of 0.001,
+    1. `torch.optim.Adadelta`. Keras has ρ = 0.95, ε = 10⁻⁷, and a learning rate of 0.001,
     with which it hardly moves.
 
     Examples

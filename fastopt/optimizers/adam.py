@@ -17,39 +17,40 @@ __all__ = ["Adam", "AdamW"]
 
 
 class Adam(Cautious):
-    r"""Adam, and AMSGrad.
+    """Adam, and AMSGrad.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        w &\leftarrow w - \alpha \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, t = 1, 2, … being the number of updates the parameter has had. With ``amsgrad=True`` the largest v
-    so far stands in v's place in the last line.
+        m ← β₁·m + (1 − β₁)·g
+        v ← β₂·v + (1 − β₂)·g²
+        m̂ = m / (1 − β₁ᵗ)
+        v̂ = v / (1 − β₂ᵗ)
+        w ← w − α·m̂ / (√v̂ + ε)
+
+    With ``amsgrad=True`` the largest v so far stands in v's place in v̂.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     amsgrad : bool
         Whether to divide by the root of the largest v so far.
     eps_hat : bool
-        Whether :math:`\epsilon` stands beside :math:`\sqrt v`, before the bias correction, as in Keras, thinc and
-        scikit-learn.
+        Whether ε stands beside √v, before the bias correction, as in Keras, thinc and scikit-learn.
     cautious : bool
         Whether to set those elements of the update to 0 whose sign is not the gradient's, and to multiply the others by
         the reciprocal of their share in the parameter, at most 1000 (Liang et al., "Cautious optimizers", 2024). Reads
         the parameter's arrays once more; not with `amsgrad`.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead: `AdamW`.
+        Whether the decay is w ← w − α·λ·w beside the update instead: `AdamW`.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -128,9 +129,9 @@ class Adam(Cautious):
 
 
 class AdamW(Adam):
-    r"""Adam with decoupled weight decay.
+    """Adam with decoupled weight decay.
 
-    `Adam`, and beside its update :math:`w \leftarrow w - \alpha \lambda w`, both computed from the old w.
+    `Adam`, and beside its update w ← w − α·λ·w, both computed from the old w.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ class AdamW(Adam):
     clip_value, ema_decay, decay_mask, state_memory
         As for `Adam`.
     weight_decay : float
-        :math:`\lambda \geq 0`.
+        λ ≥ 0.
 
     Raises
     ------
@@ -148,8 +149,8 @@ class AdamW(Adam):
     References
     ----------
     Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2. `torch.optim.AdamW`, which
-    multiplies w by the rounded :math:`1 - \alpha \lambda`, in float32 no decay at all below :math:`\alpha \lambda
-    \approx 3 \cdot 10^{-8}`; here decay and update are summed first.
+    multiplies w by the rounded 1 − α·λ, in float32 no decay at all below α·λ ≈ 3·10⁻⁸; here decay and update are summed
+    first.
 
     Examples
     --------

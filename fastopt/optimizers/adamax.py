@@ -14,29 +14,29 @@ __all__ = ["Adamax"]
 
 
 class Adamax(Optimizer):
-    r"""Adamax: Adam with the infinity norm.
+    """Adamax: Adam with the infinity norm.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        u &\leftarrow \max(\beta_2 u, |g| + \epsilon)\\
-        w &\leftarrow w - \frac{\alpha}{1 - \beta_1^t} \cdot \frac{m}{u}
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, t = 1, 2, … being the number of updates the parameter has had.
+        m ← β₁·m + (1 − β₁)·g
+        u ← max(β₂·u, |g| + ε)
+        m̂ = m / (1 − β₁ᵗ)
+        w ← w − α·m̂ / u
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`. With 0, an element whose gradients have all been 0 becomes NaN.
+        ε ≥ 0. With 0, an element whose gradients have all been 0 becomes NaN.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -49,8 +49,8 @@ class Adamax(Optimizer):
 
     References
     ----------
-    Kingma & Ba, "Adam: A method for stochastic optimization", 2015, algorithm 2, which has no :math:`\epsilon`.
-    `torch.optim.Adamax`; optax has it there too. Keras divides by :math:`u + \epsilon`.
+    Kingma & Ba, "Adam: A method for stochastic optimization", 2015, algorithm 2, which has no ε. `torch.optim.Adamax`;
+    optax has it there too. Keras divides by u + ε.
 
     Examples
     --------

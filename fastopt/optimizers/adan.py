@@ -15,33 +15,35 @@ __all__ = ["Adan"]
 
 
 class Adan(Optimizer):
-    r"""Adan.
+    """Adan.
 
-    .. math::
-        d &= g - q, \qquad q \leftarrow g \qquad (d = 0 \text{ in the first step})\\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        n &\leftarrow \beta_2 n + (1 - \beta_2) d\\
-        v &\leftarrow \beta_3 v + (1 - \beta_3) (g + \beta_2 d)^2\\
-        w &\leftarrow \left(w - \alpha \frac{m / (1 - \beta_1^t) + \beta_2 n / (1 - \beta_2^t)}
-            {\sqrt{v / (1 - \beta_3^t)} + \epsilon}\right) \Big/ (1 + \alpha \lambda)
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, t = 1, 2, … being the number of updates the parameter has had. The decay is proximal; with
-    ``no_prox=True`` it is :math:`w \leftarrow w - \alpha \lambda w` beside the update.
+        d = g − q    q ← g    (d = 0 in the first step)
+        m ← β₁·m + (1 − β₁)·g
+        n ← β₂·n + (1 − β₂)·d
+        v ← β₃·v + (1 − β₃)·(g + β₂·d)²
+        m̂ = m / (1 − β₁ᵗ)
+        n̂ = n / (1 − β₂ᵗ)
+        v̂ = v / (1 − β₃ᵗ)
+        w ← (w − α·(m̂ + β₂·n̂) / (√v̂ + ε)) / (1 + α·λ)
+
+    The decay is proximal; with ``no_prox=True`` it is w ← w − α·λ·w beside the update.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float, float)
-        :math:`\beta_1`, :math:`\beta_2`, :math:`\beta_3`, in [0, 1): as in the authors' code, 1 less the paper's.
+        β₁, β₂, β₃, in [0, 1): as in the authors' code, 1 less the paper's.
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     no_prox : bool
         Whether the decay is decoupled and not proximal.
     weight_decay : float
-        :math:`\lambda \geq 0`.
+        λ ≥ 0.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

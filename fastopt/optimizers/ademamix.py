@@ -16,36 +16,38 @@ __all__ = ["AdEMAMix"]
 
 
 class AdEMAMix(Optimizer):
-    r"""AdEMAMix.
+    """AdEMAMix.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        n &\leftarrow \beta_3 n + (1 - \beta_3) g\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        w &\leftarrow w - \alpha \frac{m / (1 - \beta_1^t) + a n}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, t = 1, 2, … being the number of updates the parameter has had. With ``t_alpha_beta3=T`` the weight
-    of n rises from 0 to a along a line in the first T steps, and its :math:`\beta_3` from :math:`\beta_1` to the given
-    one so that its half-life does. Without, n counts in full from the start, which may be too much.
+        m ← β₁·m + (1 − β₁)·g
+        n ← β₃·n + (1 − β₃)·g
+        v ← β₂·v + (1 − β₂)·g²
+        m̂ = m / (1 − β₁ᵗ)
+        v̂ = v / (1 − β₂ᵗ)
+        w ← w − α·(m̂ + a·n) / (√v̂ + ε)
+
+    With ``t_alpha_beta3=T`` the weight of n rises from 0 to a along a line in the first T steps, and its β₃ from β₁ to
+    the given one so that its half-life does. Without, n counts in full from the start, which may be too much.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float, float)
-        :math:`\beta_1`, :math:`\beta_2` and :math:`\beta_3`, in [0, 1).
+        β₁, β₂ and β₃, in [0, 1).
     alpha : float
-        Weight :math:`a \geq 0` of the slow mean.
+        Weight a ≥ 0 of the slow mean.
     t_alpha_beta3 : float, optional
-        T above 0. Needs :math:`\beta_1` and :math:`\beta_3` above 0.
+        T above 0. Needs β₁ and β₃ above 0.
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     weight_decay : float
-        :math:`\lambda \geq 0`: subtracts :math:`\alpha \lambda w` beside the update.
+        λ ≥ 0: subtracts α·λ·w beside the update.
     decoupled : bool
-        Whether the decay stands there; else :math:`\lambda w` is added to the gradient.
+        Whether the decay stands there; else λ·w is added to the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -16,34 +16,34 @@ __all__ = ["ADOPT"]
 
 
 class ADOPT(Optimizer):
-    r"""ADOPT, clipped.
+    """ADOPT, clipped.
 
-    The first step leaves w alone, without decay too, and sets :math:`v \leftarrow g^2`. From then on
+    The first step leaves w alone, without decay too, and sets v ← g². From then on, in update t = 2, 3, … of a
+    parameter, for each element::
 
-    .. math::
-        n &= \mathrm{clip}\left(\frac{g}{\max(\sqrt{v}, \epsilon)}, c_t\right) \qquad c_t = (t - 1)^{1/4}\\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) n\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        w &\leftarrow w - \alpha m
+        n = clip(g / max(√v, ε), cₜ)    cₜ = (t − 1)^(1/4)
+        m ← β₁·m + (1 − β₁)·n
+        v ← β₂·v + (1 − β₂)·g²
+        w ← w − α·m
 
-    for each element, t = 2, 3, … being the number of updates the parameter has had. The old v divides.
+    The old v divides.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     clip : bool
-        Whether to keep n between :math:`-c_t` and :math:`c_t`.
+        Whether to keep n between −cₜ and cₜ.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -56,9 +56,8 @@ class ADOPT(Optimizer):
 
     References
     ----------
-    Taniguchi et al., "ADOPT: Modified Adam can converge with any :math:`\beta_2` with the optimal rate", 2024,
-    algorithm 2; with ``clip=False`` algorithm 1. pytorch_optimizer clips to :math:`t^{1/4}`, timm by default to
-    :math:`(t - 1)^{1/3}`.
+    Taniguchi et al., "ADOPT: Modified Adam can converge with any β₂ with the optimal rate", 2024, algorithm 2; with
+    ``clip=False`` algorithm 1. pytorch_optimizer clips to t^(1/4), timm by default to (t − 1)^(1/3).
 
     Examples
     --------

@@ -14,16 +14,14 @@ __all__ = ["ASGD"]
 
 
 class ASGD(Optimizer):
-    r"""Averaged stochastic gradient descent.
+    """Averaged stochastic gradient descent.
 
-    .. math::
-        w &\leftarrow w - \eta_t (g + \lambda_0 w)\\
-        a &\leftarrow a + \mu_t (w - a)
+    In update t = 1, 2, … of a parameter, for each element, from η₁ = α and μ₁ = 1::
 
-    for each element, with :math:`\eta_1 = \alpha`, :math:`\mu_1 = 1`, and after step t
-
-    .. math::
-        \eta_{t+1} = \alpha / (1 + \lambda_0 \alpha t)^\kappa, \qquad \mu_{t+1} = 1 / \max(1, t - t_0)
+        w    ← w − ηₜ·(g + λ₀·w)
+        a    ← a + μₜ·(w − a)
+        ηₜ₊₁ = α / (1 + λ₀·α·t)^κ
+        μₜ₊₁ = 1 / max(1, t − t₀)
 
     w is the last iterate; the average a is ``ax`` in the state, and what w is inside ``with opt.averaged():``.
 
@@ -32,15 +30,15 @@ class ASGD(Optimizer):
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     lambd : float
-        :math:`\lambda_0 \geq 0`: a decay of its own, which also lowers the rate.
+        λ₀ ≥ 0: a decay of its own, which also lowers the rate.
     alpha : float
-        :math:`\kappa \geq 0`; `alpha` is torch's name.
+        κ ≥ 0; `alpha` is torch's name.
     t0 : float
-        :math:`t_0 \geq 0`: the step at which averaging begins.
+        t₀ ≥ 0: the step at which averaging begins.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -53,8 +51,8 @@ class ASGD(Optimizer):
 
     References
     ----------
-    Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992. `torch.optim.ASGD`, which keeps
-    :math:`\eta` and :math:`\mu` in float32.
+    Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992. `torch.optim.ASGD`, which keeps η
+    and μ in float32.
 
     Examples
     --------

@@ -15,30 +15,32 @@ __all__ = ["Ftrl"]
 
 
 class Ftrl(Optimizer):
-    r"""FTRL-Proximal.
+    """FTRL-Proximal.
 
-    .. math::
-        n' &= n + g^2\\
-        z &\leftarrow z + g + 2 \lambda_s w - \frac{\sqrt{n'} - \sqrt n}{\alpha} w, \qquad n \leftarrow n'\\
-        w &\leftarrow \frac{\mathrm{clamp}(z, -\lambda_1, \lambda_1) - z}{(\beta + \sqrt n) / \alpha + 2 \lambda_2}
+    For each element::
 
-    for each element. w is solved for anew in each step: what it was at the beginning is lost in the first one, and with
-    :math:`\lambda_1 > 0` elements become exactly 0.
+        n' = n + g²
+        z  ← z + g + 2·λₛ·w − w·(√n' − √n) / α
+        n  ← n'
+        w  ← (clamp(z, −λ₁, λ₁) − z) / ((β + √n) / α + 2·λ₂)
+
+    w is solved for anew in each step: what it was at the beginning is lost in the first one, and with λ₁ > 0 elements
+    become exactly 0.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha`, above 0, or a schedule: a function of the number of steps taken.
+        Learning rate α, above 0, or a schedule: a function of the number of steps taken.
     initial_accumulator_value : float
         What n starts at. 0 needs `beta` or `l2` above 0.
     l1, l2 : float
-        :math:`\lambda_1, \lambda_2 \geq 0`.
+        λ₁, λ₂ ≥ 0.
     l2_shrinkage : float
-        :math:`\lambda_s \geq 0`: a decay of the gradient.
+        λₛ ≥ 0: a decay of the gradient.
     beta : float
-        :math:`\beta \geq 0`; the paper has 1.
+        β ≥ 0; the paper has 1.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

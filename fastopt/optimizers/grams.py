@@ -16,30 +16,32 @@ __all__ = ["Grams"]
 
 
 class Grams(Optimizer):
-    r"""Gradient descent with adaptive momentum scaling.
+    """Gradient descent with adaptive momentum scaling.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        w &\leftarrow w - \alpha \, \mathrm{sign}(g)
-        \left| \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} \right|
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, t = 1, 2, … being the number of updates the parameter has had. Where the gradient is 0, w stays.
+        m ← β₁·m + (1 − β₁)·g
+        v ← β₂·v + (1 − β₂)·g²
+        m̂ = m / (1 − β₁ᵗ)
+        v̂ = v / (1 − β₂ᵗ)
+        w ← w − α·sign(g)·|m̂ / (√v̂ + ε)|
+
+    Where the gradient is 0, w stays.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     weight_decay : float
-        :math:`\lambda \geq 0`: subtracts :math:`\alpha \lambda w` beside the update.
+        λ ≥ 0: subtracts α·λ·w beside the update.
     decoupled : bool
-        Whether the decay stands there; else :math:`\lambda w` is added to the gradient.
+        Whether the decay stands there; else λ·w is added to the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -16,35 +16,37 @@ __all__ = ["LAMB", "LARS"]
 
 
 class LARS(Optimizer):
-    r"""LARS: momentum whose steps are in proportion to each parameter's norm.
+    """LARS: momentum whose steps are in proportion to each parameter's norm.
 
-    .. math::
-        h &= \alpha r (g + \lambda w), \qquad r = \eta \frac{\|w\|}{\|g + \lambda w\| + \epsilon}\\
-        m &\leftarrow \mu m + h\\
-        w &\leftarrow w - m
+    For each parameter::
 
-    where norms are of a whole parameter; r is 1 where one of them is 0. With ``nesterov=True``, :math:`h + \mu m`
-    stands in m's place in the last line.
+        r = η·‖w‖ / (‖g + λ·w‖ + ε)
+        h = α·r·(g + λ·w)
+        m ← μ·m + h
+        w ← w − m
+
+    Norms are of a whole parameter; r is 1 where one of them is 0. With ``nesterov=True``, h + μ·m stands in m's place
+    in the last line.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     momentum : float
-        :math:`\mu`, in [0, 1].
+        μ, in [0, 1].
     trust_coefficient : float
-        :math:`\eta > 0`.
+        η > 0.
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     nesterov : bool
         Whether to look one step ahead.
     trust : bool
         Whether there is an r; else it is 1. Biases and the parameters of norm layers usually go without: put them into
         a group of their own.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient, before norms are taken.
+        λ ≥ 0: adds λ·w to the gradient, before norms are taken.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -63,7 +65,7 @@ class LARS(Optimizer):
     References
     ----------
     You, Gitman & Ginsburg, "Large batch training of convolutional networks", 2017, algorithm 1, which adds the norms of
-    g and :math:`\lambda w`. optax's `lars`.
+    g and λ·w. optax's `lars`.
 
     Examples
     --------
@@ -125,32 +127,34 @@ class LARS(Optimizer):
 
 
 class LAMB(Optimizer):
-    r"""LAMB: Adam's direction, in steps in proportion to each parameter's norm.
+    """LAMB: Adam's direction, in steps in proportion to each parameter's norm.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        r &= \frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon} + \lambda w\\
-        w &\leftarrow w - \alpha \frac{\|w\|}{\|r\|} r
+    In update t = 1, 2, … of a parameter::
 
-    where norms are of a whole parameter; their quotient is 1 where one of them is 0. t = 1, 2, … is the number of
-    updates the parameter has had.
+        m ← β₁·m + (1 − β₁)·g
+        v ← β₂·v + (1 − β₂)·g²
+        m̂ = m / (1 − β₁ᵗ)
+        v̂ = v / (1 − β₂ᵗ)
+        r = m̂ / (√v̂ + ε) + λ·w
+        w ← w − α·r·‖w‖ / ‖r‖
+
+    Norms are of a whole parameter; their quotient is 1 where one of them is 0.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     trust : bool
         Whether there are norms; else it is `AdamW`. Biases and the parameters of norm layers usually go without: put
         them into a group of their own.
     weight_decay : float
-        :math:`\lambda \geq 0`.
+        λ ≥ 0.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -15,29 +15,31 @@ __all__ = ["MADGRAD"]
 
 
 class MADGRAD(Optimizer):
-    r"""MADGRAD.
+    """MADGRAD.
 
-    .. math::
-        \gamma &= (\alpha + \epsilon) \sqrt t\\
-        s &\leftarrow s + \gamma g, \qquad v \leftarrow v + \gamma g^2\\
-        w &\leftarrow w + (1 - \eta) \left(w_0 - \frac{s}{\sqrt[3]{v} + \epsilon} - w\right)
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, :math:`w_0` being what w was before its first update, and t = 1, 2, … the number of updates.
+        γ = (α + ε)·√t
+        s ← s + γ·g
+        v ← v + γ·g²
+        w ← w + (1 − η)·(w₀ − s / (∛v + ε) − w)
+
+    w₀ is what w was before its first update.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     momentum : float
-        :math:`\eta`, in [0, 1).
+        η, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

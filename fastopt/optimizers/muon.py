@@ -15,16 +15,16 @@ __all__ = ["Muon"]
 
 
 class Muon(Optimizer):
-    r"""Muon: momentum for matrices, with all singular values of the step brought near to 1.
+    """Muon: momentum for matrices, with all singular values of the step brought near to 1.
 
-    .. math::
-        M &\leftarrow \mu M + (1 - \mu) G\\
-        X &= \mathrm{orthogonal}(\mu M + (1 - \mu) G)\\
-        W &\leftarrow W - \alpha (f X + \lambda W)
+    For each matrix::
 
-    where a few steps of Newton and Schulz make a matrix about orthogonal: :math:`X \leftarrow X / \max(\|X\|,
-    \epsilon)`, then :math:`X \leftarrow a X + (b A + c A^2) X` with :math:`A = X X^T`. Singular values come to lie
-    between about 0.7 and 1.2, by design. Without `nesterov`, X is made of M.
+        M ← μ·M + (1 − μ)·G
+        X = orthogonal(μ·M + (1 − μ)·G)
+        W ← W − α·(f·X + λ·W)
+
+    A few steps of Newton and Schulz make a matrix about orthogonal: X ← X / max(‖X‖, ε), then X ← a·X + (b·A + c·A²)·X
+    with A = X·Xᵀ. Singular values come to lie between about 0.7 and 1.2, by design. Without `nesterov`, X is made of M.
 
     Muon is for matrices: hidden layers of a network. Embeddings, output layers, biases and all other parameters belong
     to another optimizer; `fastopt.Split` has both in one.
@@ -34,22 +34,22 @@ class Muon(Optimizer):
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`. Arrays of two axes.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     momentum : float
-        :math:`\mu`, in [0, 1].
+        μ, in [0, 1].
     nesterov : bool
         Whether the step looks ahead.
     ns_coefficients : (float, float, float)
         a, b and c.
     eps : float
-        :math:`\epsilon > 0`.
+        ε > 0.
     ns_steps : int
         Steps of Newton and Schulz, below 100.
     adjust_lr_fn : {"original", "match_rms_adamw"}, optional
-        What f is, of a matrix of m rows and n columns: :math:`\sqrt{\max(1, m / n)}`, which None stands for too, or
-        :math:`0.2 \sqrt{\max(m, n)}`, which makes steps as long as those of AdamW.
+        What f is, of a matrix of m rows and n columns: √max(1, m / n), which None stands for too, or 0.2·√max(m, n),
+        which makes steps as long as those of AdamW.
     weight_decay : float
-        :math:`\lambda \geq 0`.
+        λ ≥ 0.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -17,40 +17,41 @@ __all__ = ["NAdam"]
 
 
 class NAdam(Cautious):
-    r"""NAdam.
+    """NAdam.
 
-    .. math::
-        \mu_t &= \beta_1 (1 - 0.5 \cdot 0.96^{t \psi}), \qquad \Pi_t = \mu_1 \mu_2 \cdots \mu_t\\
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        w &\leftarrow w - \alpha \left(\frac{\mu_{t+1} m}{1 - \Pi_t \mu_{t+1}}
-            + \frac{(1 - \mu_t) g}{1 - \Pi_t}\right) \Big/ \left(\sqrt{v / (1 - \beta_2^t)} + \epsilon\right)
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, t = 1, 2, … being the number of updates the parameter has had. :math:`\Pi` is kept with the state,
-    as ``mu_product``.
+        μₜ = β₁·(1 − 0.5·0.96^(t·ψ))    Πₜ = μ₁·μ₂·…·μₜ
+        m  ← β₁·m + (1 − β₁)·g
+        v  ← β₂·v + (1 − β₂)·g²
+        m̂  = μₜ₊₁·m / (1 − Πₜ·μₜ₊₁) + (1 − μₜ)·g / (1 − Πₜ)
+        v̂  = v / (1 − β₂ᵗ)
+        w  ← w − α·m̂ / (√v̂ + ε)
+
+    Π is kept with the state, as ``mu_product``.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     momentum_decay : float
-        :math:`\psi \geq 0`. Keras's Nadam is this one with 1.
+        ψ ≥ 0. Keras's Nadam is this one with 1.
     eps_hat : bool
-        Whether :math:`\epsilon` stands beside :math:`\sqrt v`, before the bias correction. (Keras has it after that.)
+        Whether ε stands beside √v, before the bias correction. (Keras has it after that.)
     cautious : bool
         Whether to set those elements of the update to 0 whose sign is not the gradient's, and to multiply the others by
         the reciprocal of their share in the parameter, at most 1000 (Liang et al., "Cautious optimizers", 2024). Reads
         the parameter's arrays once more.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -14,29 +14,30 @@ __all__ = ["NovoGrad"]
 
 
 class NovoGrad(Optimizer):
-    r"""NovoGrad: momentum over gradients in units of their norm, which is smoothed.
+    """NovoGrad: momentum over gradients in units of their norm, which is smoothed.
 
-    .. math::
-        v &\leftarrow \beta_2 v + (1 - \beta_2) \|g\|^2 \qquad (v = \|g\|^2 \text{ in the first step})\\
-        m &\leftarrow \beta_1 m + \left(\frac{g}{\sqrt v + \epsilon} + \lambda w\right)\\
-        w &\leftarrow w - \alpha m
+    For each parameter::
 
-    where the norm is of a whole parameter, and v is one number of each, ``exp_avg_sq`` in the state.
+        v ← β₂·v + (1 − β₂)·‖g‖²    (v ← ‖g‖² in the first step)
+        m ← β₁·m + g / (√v + ε) + λ·w
+        w ← w − α·m
+
+    The norm is of a whole parameter, and v is one number of each, ``exp_avg_sq`` in the state.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     grad_averaging : bool
-        Whether what is added to m is multiplied by :math:`1 - \beta_1`.
+        Whether what is added to m is multiplied by 1 − β₁.
     weight_decay : float
-        :math:`\lambda \geq 0`.
+        λ ≥ 0.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

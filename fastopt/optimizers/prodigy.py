@@ -17,18 +17,20 @@ __all__ = ["Prodigy"]
 
 
 class Prodigy(Optimizer):
-    r"""Prodigy: Adam with an estimate d of how far the parameters are from where they are going.
+    """Prodigy: Adam with an estimate d of how far the parameters are from where they are going.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) d g\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) d^2 g^2\\
-        s &\leftarrow \beta_3 s + \tfrac{d}{d_0} d \alpha g\\
-        r &\leftarrow \beta_3 r + \tfrac{d}{d_0} d \alpha \sum g (w_0 - w)\\
-        d' &= \max\left(d, c \frac{r}{\sum |s|}\right)\\
-        w &\leftarrow w - d \alpha \left(\frac{m}{\sqrt v + d' \epsilon} + \lambda w\right), \qquad d \leftarrow d'
+    In each step::
 
-    where sums are over all parameters, and :math:`w_0` is a parameter before its first update. Leave the learning rate
-    at 1; a schedule of it, such as `fastopt.schedules.CosineDecay`, is good practice.
+        m  ← β₁·m + (1 − β₁)·d·g
+        v  ← β₂·v + (1 − β₂)·d²·g²
+        s  ← β₃·s + (d / d₀)·d·α·g
+        r  ← β₃·r + (d / d₀)·d·α·Σ(g·(w₀ − w))
+        d' = max(d, c·r / Σ|s|)
+        w  ← w − d·α·(m / (√v + d'·ε) + λ·w)
+        d  ← d'
+
+    Sums are over all parameters, and w₀ is a parameter before its first update. Leave the learning rate at 1; a
+    schedule of it, such as `fastopt.schedules.CosineDecay`, is good practice.
 
     Parameters
     ----------
@@ -36,27 +38,27 @@ class Prodigy(Optimizer):
         Parameters or groups, see `Optimizer`. Groups have all hyper-parameters in common but the weight decay; a group
         whose `lr` is 0 takes no part.
     lr : float or callable
-        :math:`\alpha \geq 0`, a factor of the learning rate that is found, or a schedule of it.
+        α ≥ 0, a factor of the learning rate that is found, or a schedule of it.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     beta3 : float, optional
-        :math:`\beta_3`, in [0, 1); None stands for :math:`\sqrt{\beta_2}`.
+        β₃, in [0, 1); None stands for √β₂.
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     use_bias_correction : bool
-        Whether :math:`\alpha` is multiplied by Adam's :math:`\sqrt{1 - \beta_2^t} / (1 - \beta_1^t)`.
+        Whether α is multiplied by Adam's √(1 − β₂ᵗ) / (1 − β₁ᵗ).
     safeguard_warmup : bool
-        Whether s leaves :math:`\alpha` out, so that a warmup does not make d too large.
+        Whether s leaves α out, so that a warmup does not make d too large.
     d0 : float
-        :math:`d_0 > 0`, what d starts at.
+        d₀ > 0, what d starts at.
     d_coef : float
-        :math:`c > 0`. Change this, and not the learning rate.
+        c > 0. Change this, and not the learning rate.
     growth_rate : float
         d grows to at most this times d in a step; infinity by default.
     weight_decay : float
-        :math:`\lambda \geq 0`.
+        λ ≥ 0.
     decoupled : bool
-        Whether the decay stands beside the update, as written here; else :math:`\lambda w` is added to the gradient.
+        Whether the decay stands beside the update, as written here; else λ·w is added to the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -15,30 +15,30 @@ __all__ = ["QHM", "QHAdam"]
 
 
 class QHM(Optimizer):
-    r"""Quasi-hyperbolic momentum.
+    """Quasi-hyperbolic momentum.
 
-    .. math::
-        m &\leftarrow \beta m + (1 - \beta) g\\
-        w &\leftarrow w - \alpha \bigl((1 - \nu) g + \nu m\bigr)
+    For each element::
 
-    for each element. :math:`\nu = 0` is gradient descent, :math:`\nu = 1` momentum whose gradients are damped by
-    :math:`1 - \beta`, and :math:`\nu = \beta` such a Nesterov's momentum. m starts at 0 and is not corrected: with the
-    default :math:`\beta` the first steps are small.
+        m ← β·m + (1 − β)·g
+        w ← w − α·((1 − ν)·g + ν·m)
+
+    ν = 0 is gradient descent, ν = 1 momentum whose gradients are damped by 1 − β, and ν = β such a Nesterov's momentum.
+    m starts at 0 and is not corrected: with the default β the first steps are small.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     momentum : float
-        :math:`\beta`, in [0, 1).
+        β, in [0, 1).
     nu : float
-        :math:`\nu`, in [0, 1].
+        ν, in [0, 1].
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -89,32 +89,34 @@ class QHM(Optimizer):
 
 
 class QHAdam(Optimizer):
-    r"""Adam with quasi-hyperbolic terms: means of gradient and momentum, above and below the fraction.
+    """Adam with quasi-hyperbolic terms: means of gradient and momentum, above and below the fraction.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        w &\leftarrow w - \alpha \frac{(1 - \nu_1) g + \nu_1 m / (1 - \beta_1^t)}
-            {\sqrt{(1 - \nu_2) g^2 + \nu_2 v / (1 - \beta_2^t)} + \epsilon}
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, t = 1, 2, … being the number of updates the parameter has had. :math:`\nu_1 = \nu_2 = 1` is Adam.
+        m ← β₁·m + (1 − β₁)·g
+        v ← β₂·v + (1 − β₂)·g²
+        m̂ = m / (1 − β₁ᵗ)
+        v̂ = v / (1 − β₂ᵗ)
+        w ← w − α·((1 − ν₁)·g + ν₁·m̂) / (√((1 − ν₂)·g² + ν₂·v̂) + ε)
+
+    ν₁ = ν₂ = 1 is Adam.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     nus : (float, float)
-        :math:`\nu_1` and :math:`\nu_2`, in [0, 1].
+        ν₁ and ν₂, in [0, 1].
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

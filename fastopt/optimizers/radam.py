@@ -15,35 +15,34 @@ __all__ = ["RAdam"]
 
 
 class RAdam(Optimizer):
-    r"""Rectified Adam: momentum alone in the first steps, then Adam with a warmup of its own.
+    """Rectified Adam: momentum alone in the first steps, then Adam with a warmup of its own.
 
-    .. math::
-        m &\leftarrow \beta_1 m + (1 - \beta_1) g\\
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        \rho_t &= \rho_\infty - \frac{2 t \beta_2^t}{1 - \beta_2^t}, \qquad \rho_\infty = \frac{2}{1 - \beta_2} - 1\\
-        w &\leftarrow w - \alpha \frac{m}{1 - \beta_1^t} \cdot \begin{cases}
-            r_t \frac{\sqrt{1 - \beta_2^t}}{\sqrt{v} + \epsilon} & \rho_t > 5\\
-            1 & \text{otherwise}
-        \end{cases}
-        \quad r_t = \sqrt{\frac{(\rho_t - 4)(\rho_t - 2) \rho_\infty}{(\rho_\infty - 4)(\rho_\infty - 2) \rho_t}}
+    In update t = 1, 2, … of a parameter, for each element::
 
-    for each element, t = 1, 2, … being the number of updates the parameter has had. With the default
-    :math:`\beta_2` the first five are momentum's; with :math:`\beta_2 \leq 2/3` all are.
+        m ← β₁·m + (1 − β₁)·g
+        v ← β₂·v + (1 − β₂)·g²
+        m̂ = m / (1 − β₁ᵗ)
+        ρ = ρ_∞ − 2·t·β₂ᵗ / (1 − β₂ᵗ)    ρ_∞ = 2 / (1 − β₂) − 1
+        r = √((ρ − 4)·(ρ − 2)·ρ_∞ / ((ρ_∞ − 4)·(ρ_∞ − 2)·ρ))
+        w ← w − α·m̂·r·√(1 − β₂ᵗ) / (√v + ε)    where ρ > 5
+        w ← w − α·m̂                            otherwise
+
+    With the default β₂ the first five are momentum's; with β₂ ≤ 2/3 all are.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`, beside the root of the uncorrected v.
+        ε ≥ 0, beside the root of the uncorrected v.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -57,8 +56,8 @@ class RAdam(Optimizer):
     References
     ----------
     Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, algorithm 2, where the threshold is 4
-    and there is no :math:`\epsilon`. `torch.optim.RAdam`. The authors' code and optax take :math:`\rho_t \geq 5`, and
-    optax's :math:`\epsilon` stands beside the corrected root.
+    and there is no ε. `torch.optim.RAdam`. The authors' code and optax take ρ ≥ 5, and optax's ε stands beside the
+    corrected root.
 
     Examples
     --------

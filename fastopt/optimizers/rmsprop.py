@@ -14,36 +14,36 @@ __all__ = ["RMSprop"]
 
 
 class RMSprop(Optimizer):
-    r"""RMSprop, plain or centered, with momentum if you like.
+    """RMSprop, plain or centered, with momentum if you like.
 
-    .. math::
-        v &\leftarrow \gamma v + (1 - \gamma) g^2\\
-        w &\leftarrow w - \alpha \frac{g}{\sqrt{v} + \epsilon}
+    For each element::
 
-    for each element. Centered, :math:`a \leftarrow \gamma a + (1 - \gamma) g` and :math:`v - a^2`, the variance, stands
-    in v's place; rounding that makes it negative is taken as 0, where torch's gives NaN. With momentum :math:`m
-    \leftarrow \eta m + g / (\sqrt{v} + \epsilon)` and :math:`w \leftarrow w - \alpha m`.
+        v ← γ·v + (1 − γ)·g²
+        w ← w − α·g / (√v + ε)
+
+    Centered, a ← γ·a + (1 − γ)·g and v − a², the variance, stands in v's place; rounding that makes it negative is
+    taken as 0, where torch's gives NaN. With momentum m ← η·m + g / (√v + ε) and w ← w − α·m.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     alpha : float
-        Smoothing constant :math:`\gamma`, in [0, 1); `alpha` is torch's name.
+        Smoothing constant γ, in [0, 1); `alpha` is torch's name.
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     centered : bool
         Whether to divide by the standard deviation.
     momentum : float
-        :math:`\eta`, in [0, 1].
+        η, in [0, 1].
     eps_inside_sqrt : bool
-        Whether to divide by :math:`\sqrt{v + \epsilon}` (TensorFlow 1, Graves).
+        Whether to divide by √(v + ε) (TensorFlow 1, Graves).
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -15,33 +15,35 @@ __all__ = ["Rprop"]
 
 
 class Rprop(Optimizer):
-    r"""Resilient backpropagation, without backtracking.
+    """Resilient backpropagation, without backtracking.
 
-    .. math::
-        y &= \mathrm{sign}(g) \, \mathrm{sign}(g')\\
-        s &\leftarrow \mathrm{clip}\left(s \cdot \begin{cases}
-        \eta^+ & y > 0\\ \eta^- & y < 0\\ 1 & \text{else} \end{cases}\right)\\
-        g' &\leftarrow 0 \text{ where } y < 0 \text{, else } g\\
-        w &\leftarrow w - \mathrm{sign}(g') \, s
+    For each element::
 
-    for each element. The step size s starts at the learning rate of the parameter's first step, which has no effect on
-    s later; it is for decoupled decay alone then. Gradients should be those of all data: the noise of small batches
-    turns signs and lets s shrink to nothing.
+        y  = sign(g)·sign(g')
+        s  ← clip(s·η⁺)    where y > 0
+        s  ← clip(s·η⁻)    where y < 0
+        s  ← clip(s)       otherwise
+        g' ← 0             where y < 0, otherwise g
+        w  ← w − sign(g')·s
+
+    The step size s starts at the learning rate of the parameter's first step, which has no effect on s later; it is for
+    decoupled decay alone then. Gradients should be those of all data: the noise of small batches turns signs and lets s
+    shrink to nothing.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`: the first step size; or a schedule, which is asked for it.
+        Learning rate α ≥ 0: the first step size; or a schedule, which is asked for it.
     etas : (float, float)
-        :math:`\eta^-`, between 0 and 1, and :math:`\eta^+`, above 1.
+        η⁻, between 0 and 1, and η⁺, above 1.
     step_sizes : (float, float)
         What s is clipped to, at least 0: the least and the largest step size.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -53,32 +53,32 @@ class _ScheduleFree(Optimizer):
 
 
 class ScheduleFreeSGD(_ScheduleFree):
-    r"""Schedule-free gradient descent.
+    """Schedule-free gradient descent.
 
-    .. math::
-        c &= \frac{k^r \gamma_\mathrm{max}^q}{\sum_{i \leq k} i^r \gamma_{\mathrm{max}, i}^q}\\
-        w &\leftarrow w + c (z - w) + \gamma (\beta (1 - c) - 1) g\\
-        z &\leftarrow z - \gamma g
+    In step k = 1, 2, … of a group, for each element::
 
-    for each element, k = 1, 2, … being the group's step and :math:`\gamma` the learning rate, which grows from 0 in the
-    first `warmup_steps`. w is the point at which gradients are taken. The average that is to be used when the training
-    is over is :math:`x = w + (1 - 1/\beta)(z - w)`: what w is
-    inside ``with opt.averaged():``.
+        c = kʳ·γ_max^q / Σ(iʳ·γ_max^q)
+        w ← w + c·(z − w) + γ·(β·(1 − c) − 1)·g
+        z ← z − γ·g
+
+    γ is the learning rate, which grows from 0 in the first `warmup_steps`, γ_max the largest so far, and the sum is
+    over all steps i up to k, each with its own γ_max. w is the point at which gradients are taken. The average that is
+    to be used when the training is over is x = w + (1 − 1/β)·(z − w): what w is inside ``with opt.averaged():``.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\gamma \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate γ ≥ 0, or a schedule: a function of the number of steps taken.
     warmup_steps : int
         Steps in which the learning rate grows.
     r, weight_lr_power : float
         Exponents r and q of the weights.
     momentum : float
-        :math:`\beta`, in (0, 1].
+        β, in (0, 1].
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -136,32 +136,30 @@ class ScheduleFreeSGD(_ScheduleFree):
 
 
 class ScheduleFreeAdamW(_ScheduleFree):
-    r"""Schedule-free Adam, with weight decay.
+    """Schedule-free Adam, with weight decay.
 
-    `ScheduleFreeSGD` with
+    `ScheduleFreeSGD` with h for the gradient, and β₁ for β::
 
-    .. math::
-        v &\leftarrow \beta_2 v + (1 - \beta_2) g^2\\
-        h &= \frac{g}{\sqrt{v / (1 - \beta_2^k)} + \epsilon} + \lambda w
-
-    for the gradient, and :math:`\beta_1` for :math:`\beta`.
+        v ← β₂·v + (1 − β₂)·g²
+        v̂ = v / (1 − β₂ᵏ)
+        h = g / (√v̂ + ε) + λ·w
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\gamma \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate γ ≥ 0, or a schedule: a function of the number of steps taken.
     warmup_steps : int
         Steps in which the learning rate grows.
     r, weight_lr_power : float
         Exponents of the weights.
     betas : (float, float)
-        :math:`\beta_1` in (0, 1], and :math:`\beta_2` in [0, 1).
+        β₁ in (0, 1], and β₂ in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     weight_decay : float
-        :math:`\lambda \geq 0`, at the point where gradients are taken.
+        λ ≥ 0, at the point where gradients are taken.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -13,37 +13,35 @@ __all__ = ["SGD", "NAG"]  # noqa: RUF022 - by increasing complexity
 
 
 class SGD(Optimizer):
-    r"""Stochastic gradient descent, with momentum if you like.
+    """Stochastic gradient descent, with momentum if you like.
 
-    Without momentum :math:`w \leftarrow w - \alpha g`. With momentum :math:`\eta` and dampening :math:`\tau`
+    Without momentum w ← w − α·g. With momentum η and dampening τ::
 
-    .. math::
-        m &\leftarrow \eta m + (1 - \tau) g \qquad (m \leftarrow g \text{ in the first step})\\
-        w &\leftarrow w - \alpha m
+        m ← η·m + (1 − τ)·g    (m ← g in the first step)
+        w ← w − α·m
 
-    and with ``nesterov=True`` the last line is :math:`w \leftarrow w - \alpha (g + \eta m)`, the gradient being taken
-    at w. With ``lr_in_momentum=True`` the learning rate stands with the gradient, :math:`m \leftarrow \eta m + \alpha
-    (1 - \tau) g`, :math:`w \leftarrow w - m`, as in Polyak's paper and in Keras: the same as long as :math:`\alpha`
-    does not change, and not the same after.
+    With ``nesterov=True`` the last line is w ← w − α·(g + η·m), the gradient being taken at w. With
+    ``lr_in_momentum=True`` the learning rate stands with the gradient, m ← η·m + α·(1 − τ)·g, w ← w − m, as in Polyak's
+    paper and in Keras: the same as long as α does not change, and not the same after.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     momentum : float
-        :math:`\eta`, in [0, 1].
+        η, in [0, 1].
     dampening : float
-        :math:`\tau`, in [0, 1].
+        τ, in [0, 1].
     nesterov : bool
         Needs momentum, and no dampening.
     lr_in_momentum : bool
         Whether the learning rate goes into the momentum.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead (SGDW).
+        Whether the decay is w ← w − α·λ·w beside the update instead (SGDW).
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -112,28 +110,29 @@ class SGD(Optimizer):
 
 
 class NAG(Optimizer):
-    r"""Nesterov's accelerated gradient in its original form: the gradient at the looked-ahead point.
+    """Nesterov's accelerated gradient in its original form: the gradient at the looked-ahead point.
 
-    .. math::
-        g &= \nabla f(w - \eta m)\\
-        m &\leftarrow \eta m + \alpha g\\
-        w &\leftarrow w - m
+    In each step::
 
-    Inside ``with opt.lookahead():`` the parameters hold :math:`w - \eta m`; after it they hold exactly their old bits.
-    Each step needs such a block before it.
+        g = ∇f(w − η·m)
+        m ← η·m + α·g
+        w ← w − m
+
+    Inside ``with opt.lookahead():`` the parameters hold w − η·m; after it they hold exactly their old bits. Each step
+    needs such a block before it.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     momentum : float
-        :math:`\eta`, in [0, 1].
+        η, in [0, 1].
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

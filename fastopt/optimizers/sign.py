@@ -14,10 +14,11 @@ __all__ = ["SignSGD", "Signum", "Lion"]  # noqa: RUF022 - by increasing complexi
 
 
 class SignSGD(Optimizer):
-    r"""SignSGD: every element takes a step of the same size.
+    """SignSGD: every element takes a step of the same size.
 
-    .. math::
-        w \leftarrow w - \alpha \, \mathrm{sign}(g)
+    For each element::
+
+        w ← w − α·sign(g)
 
     The sign of 0 is 0, and that of a NaN is NaN. (`torch.sign` makes 0 of it: the parameter would stand still.) How
     large gradients are does not matter, so clipping them by their norm changes nothing.
@@ -27,11 +28,11 @@ class SignSGD(Optimizer):
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -81,26 +82,27 @@ class SignSGD(Optimizer):
 
 
 class Signum(Optimizer):
-    r"""Signum: the sign of a running mean of gradients.
+    """Signum: the sign of a running mean of gradients.
 
-    .. math::
-        m &\leftarrow \eta m + (1 - \eta) g\\
-        w &\leftarrow w - \alpha \, \mathrm{sign}(m)
+    For each element::
 
-    for each element. Without momentum it is `SignSGD`, and has no state.
+        m ← η·m + (1 − η)·g
+        w ← w − α·sign(m)
+
+    Without momentum it is `SignSGD`, and has no state.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     momentum : float
-        :math:`\eta`, in [0, 1).
+        η, in [0, 1).
     weight_decay : float
-        :math:`\lambda \geq 0`: adds :math:`\lambda w` to the gradient.
+        λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is :math:`w \leftarrow w - \alpha \lambda w` beside the update instead.
+        Whether the decay is w ← w − α·λ·w beside the update instead.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -144,32 +146,33 @@ class Signum(Optimizer):
 
 
 class Lion(Cautious):
-    r"""Lion: the sign of a mean in which the newest gradient weighs more than in the mean that is kept.
+    """Lion: the sign of a mean in which the newest gradient weighs more than in the mean that is kept.
 
-    .. math::
-        c &= \beta_1 m + (1 - \beta_1) g\\
-        m &\leftarrow \beta_2 m + (1 - \beta_2) g\\
-        w &\leftarrow w - \alpha (\mathrm{sign}(c) + \lambda w)
+    For each element::
 
-    for each element. Weight decay is decoupled by default, as written here. Steps are larger than Adam's: the paper
-    takes a learning rate 3 to 10 times smaller, and a decay as many times larger.
+        c = β₁·m + (1 − β₁)·g
+        m ← β₂·m + (1 − β₂)·g
+        w ← w − α·(sign(c) + λ·w)
+
+    Weight decay is decoupled by default, as written here. Steps are larger than Adam's: the paper takes a learning rate
+    3 to 10 times smaller, and a decay as many times larger.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     cautious : bool
         Whether to set those elements of the update to 0 whose sign is not the gradient's, and to multiply the others by
         the reciprocal of their share in the parameter, at most 1000 (Liang et al., "Cautious optimizers", 2024). Reads
         the parameter's arrays once more.
     weight_decay : float
-        :math:`\lambda \geq 0`.
+        λ ≥ 0.
     decoupled : bool
-        Whether the decay stands beside the update; else :math:`\lambda w` is added to the gradient.
+        Whether the decay stands beside the update; else λ·w is added to the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

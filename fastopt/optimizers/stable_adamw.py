@@ -17,28 +17,28 @@ __all__ = ["StableAdamW"]
 
 
 class StableAdamW(Optimizer):
-    r"""StableAdamW: AdamW whose steps shrink where gradients are larger than the second moment knows.
+    """StableAdamW: AdamW whose steps shrink where gradients are larger than the second moment knows.
 
-    .. math::
-        m &\leftarrow \hat\beta_1 m + (1 - \hat\beta_1) g\\
-        v &\leftarrow \hat\beta_2 v + (1 - \hat\beta_2) g^2\\
-        w &\leftarrow w - \frac{\alpha}{\max(1, R)} \left(\frac{m}{\sqrt v + \epsilon} + \lambda w\right)
+    In update t = 1, 2, … of a parameter::
 
-    with the corrected :math:`\hat\beta = \beta (1 - \beta^{t-1}) / (1 - \beta^t)` and R, the root of the mean of
-    :math:`g^2 / \max(v, \epsilon^2)` over the parameter. t = 1, 2, … is the number of updates the parameter has had.
+        m ← β̂₁·m + (1 − β̂₁)·g
+        v ← β̂₂·v + (1 − β̂₂)·g²
+        w ← w − α·(m / (√v + ε) + λ·w) / max(1, R)
+
+    The corrected β̂ is β·(1 − βᵗ⁻¹) / (1 − βᵗ), and R the root of the mean of g² / max(v, ε²) over the parameter.
 
     Parameters
     ----------
     params : array, list, tuple or dict
         Parameters or groups, see `Optimizer`.
     lr : float or callable
-        Learning rate :math:`\alpha \geq 0`, or a schedule: a function of the number of steps taken.
+        Learning rate α ≥ 0, or a schedule: a function of the number of steps taken.
     betas : (float, float)
-        :math:`\beta_1` and :math:`\beta_2`, in [0, 1).
+        β₁ and β₂, in [0, 1).
     eps : float
-        :math:`\epsilon \geq 0`.
+        ε ≥ 0.
     weight_decay : float
-        :math:`\lambda \geq 0`.
+        λ ≥ 0.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
