@@ -43,6 +43,8 @@ class _Line:
                 done, product = [*done, *product, SIGNS[sign[-1]]], []
             elif self.take("·(?=[0-9])"):
                 product.append(r"\cdot")
+            elif self.take("·(?=[A-Za-z]{2})"):
+                product.append(r"\,")
             elif not self.take("[ ·]"):
                 product.append(self.factor())
         self.take(end)
@@ -57,11 +59,13 @@ class _Line:
         if fence := self.take(f"[{''.join(FENCES)}]"):
             latex = self.terms(FENCES[fence])
             left, right = {"(": "()", "|": "||"}.get(fence, (r"\|", r"\|"))
-            return rf"\left{left} {latex} \right{right}{self.scripts()}"
+            if fence == "|" or r"\frac" in latex:  # as high as that
+                left, right = rf"\left{left}", rf"\right{right}"
+            return f"{left}{latex}{right}{self.scripts()}"
         if word := self.take(r"[A-Za-z]{2,}(?=[₀-₉ᵢⱼ]*\()"):
             return rf"\mathrm{{{word}}}{self.scripts()} {self.factor()}"
         if word := self.take("[A-Za-z]{2,}( [A-Za-z]{2,})*"):
-            return rf"\text{{ {word} }}"
+            return rf"\text{{ {word}{self.take(' (?! )')}}}"
         if number := self.take(r"\d+(\.\d+)?"):
             return number + self.scripts()
         letter = self.take(f"[A-Za-z{''.join(LETTERS)}]")
@@ -95,11 +99,11 @@ def _large(small: str) -> str:
 def _bare(product: list[str]) -> str:
     """A product that a bar or a root holds together, which needs no parentheses of its own."""
     latex = " ".join(product)
-    one = len(product) == 1 and latex.startswith(r"\left(") and latex.endswith(r"\right)")
-    return latex[len(r"\left(") : -len(r"\right)")] if one else latex
+    inside = re.fullmatch(r"(?:\\left)?\((.*?)(?:\\right)?\)", latex) if len(product) == 1 else None
+    return inside[1] if inside else latex
 
 
-def latex(lines: list[str]) -> list[str]:
+def aligned(lines: list[str]) -> list[str]:
     """A formula of several lines, aligned at the first arrow or equals sign of each."""
     done = []
     for line in lines:
@@ -110,16 +114,8 @@ def latex(lines: list[str]) -> list[str]:
 
 def rendered(doc: list[str]) -> list[str]:
     """A docstring whose formulas, the blocks behind `::`, are LaTeX."""
-    done: list[str] = []
-    at = 0
-    while at < len(doc):
-        line = doc[at]
-        at += 1
-        if not line.endswith("::"):
-            done.append(line)
-            continue
-        end = next(i for i in range(at + 1, len(doc) + 1) if i == len(doc) or doc[i][:1].strip())
-        block = list(filter(None, doc[at:end]))
-        done += [line[:-1], "", ".. math::", "", *(f"    {row}" for row in latex(block)), ""]
-        at = end
-    return done
+
+    def math(block: re.Match[str]) -> str:
+        return "\n    ".join([":\n\n.. math::\n", *aligned(block[1].splitlines())]) + "\n"
+
+    return re.sub(r"::\n\n((?:    .+\n)+)", math, "\n".join(doc)).split("\n")

@@ -191,25 +191,26 @@ def plain_formula(cls):
 
 
 FORMULAS = [
-    ("w ← w − α·m̂ / (√v̂ + ε)", r"w &\leftarrow w - \frac{\alpha \hat{m}}{ \sqrt{\hat{v}} + \varepsilon }\\"),
-    ("ηₜ₊₁ = β₁ᵗ·0.96^(t·ψ)", r"\eta_{t+1} &= \beta_{1}^{t} \cdot 0.96^{ t \psi }\\"),
+    ("w ← w − α·m̂ / (√v̂ + ε)", r"w &\leftarrow w - \frac{\alpha \hat{m}}{\sqrt{\hat{v}} + \varepsilon}\\"),
+    ("ηₜ₊₁ = β₁ᵗ·0.96^(t·ψ)", r"\eta_{t+1} &= \beta_{1}^{t} \cdot 0.96^{t \psi}\\"),
     ("β̂₁ = a / b·c / d", r"\hat{\beta}_{1} &= \frac{\frac{a}{b} c}{d}\\"),
-    ("x   = (a + b)·(a − b) / 2", r"x &= \frac{\left( a + b \right) \left( a - b \right)}{2}\\"),
+    ("x   = (a + b)·(a − b) / 2", r"x &= \frac{(a + b) (a - b)}{2}\\"),
     ("g' ← 0    where y < 0", r"g' &\leftarrow 0 \qquad \text{ where } y < 0\\"),
-    ("r = R(w)·‖w‖² + Σ|s|", r"r &= R \left( w \right) \left\| w \right\|^{2} + \sum \left| s \right|\\"),
-    ("c = meanⱼ(gᵢⱼ²)·γ_max^q", r"c &= \mathrm{mean}_{j} \left( g_{ij}^{2} \right) \gamma_{\mathrm{max}}^{q}\\"),
+    ("x = (1 / a)", r"x &= \left(\frac{1}{a}\right)\\"),
+    ("r = R(w)·‖w‖² + Σ|s|", r"r &= R (w) \|w\|^{2} + \sum \left|s\right|\\"),
+    ("c = 2·meanⱼ(gᵢⱼ²)·γ_max^q", r"c &= 2 \, \mathrm{mean}_{j} (g_{ij}^{2}) \gamma_{\mathrm{max}}^{q}\\"),
 ]
 
 
 @pytest.mark.parametrize(("plain", "latex"), FORMULAS, ids=[plain for plain, _ in FORMULAS])
 def test_a_formula_of_a_docstring_as_latex(plain, latex):
-    assert made().formulas.latex([plain]) == [latex]
+    assert made().formulas.aligned([plain]) == [latex]
 
 
 @pytest.mark.parametrize("plain", ["w ← w ÷ 2", "w ← (w", "w ← w)", "w ← w^"])
 def test_a_formula_that_the_pages_cannot_draw_ends_their_build(plain):
     with pytest.raises(ValueError, match=r"a formula has .*, which docs/formulas.py does not know: "):
-        made().formulas.latex([plain])
+        made().formulas.aligned([plain])
 
 
 @pytest.mark.parametrize("at", range(3), ids=["valley", "Rosenbrock", "Beale"])

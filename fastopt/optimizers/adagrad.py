@@ -130,8 +130,8 @@ class Adadelta(Optimizer):
     References
     ----------
     Zeiler, "ADADELTA: An adaptive learning rate method", 2012, algorithm 1, which has no learning rate: the default is
-    1. `torch.optim.Adadelta`. Keras has ρ = 0.95, ε = 10⁻⁷, and a learning rate of 0.001,
-    with which it hardly moves.
+    1. `torch.optim.Adadelta`. Keras has ρ = 0.95, ε = 10⁻⁷, and a learning rate of 0.001, with which it hardly
+    moves.
 
     Examples
     --------
