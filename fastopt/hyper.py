@@ -203,7 +203,10 @@ _ELSEWHERE = {  # what other frameworks call them
     "alpha": ("rho", "decay", "decay_rate", "beta", "beta2", "beta_2", "smoothing_constant"),
     "weight_decay": ("wd", "decay", "l2", "lambd", "weight_decay_rate"),
     "decoupled": ("decoupled_weight_decay",),
-    "clip_norm": ("clipnorm", "global_clipnorm", "max_norm", "max_grad_norm", "grad_clip", "clip"),
+    "clip_norm": ("global_clipnorm", "max_norm", "max_grad_norm", "grad_clip", "clip"),
+    "clip_tensor_norm": ("clipnorm",),
+    "clip_value": ("clipvalue",),
+    "ema_decay": ("use_ema", "ema_momentum"),
     "decay_mask": ("mask", "weight_decay_mask", "exclude_from_weight_decay"),
     "maximize": ("maximise",),
 }
