@@ -117,8 +117,10 @@ class Optax(Peer):
         o = renamed(o, lr="learning_rate", betas=("b1", "b2", "b3")[: len(o.get("betas", ()))])
         if "alpha" not in known:
             o = renamed(o, alpha="decay")
-        given = {
-            name: value for name, value in o.items() if name in known and (value or known[name].default is not None)
+        given = {  # what is a pair, as Adafactor's eps, optax has otherwise
+            name: value
+            for name, value in o.items()
+            if name in known and not isinstance(value, tuple) and (value or known[name].default is not None)
         }
         try:
             return form(**given, **({"eps_in_sqrt": False} if "eps_in_sqrt" in known else {}))
