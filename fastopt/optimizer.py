@@ -215,9 +215,10 @@ class Optimizer(Snapshots):
 
         A class takes more by name if it needs it. `rule`: the name of the rule. `fresh`, a bool: whether the
         parameter's state is new, since no update has used it yet. `lr`: the learning rate, where scalars depend on it
-        otherwise than as a factor. `numbers`: what the class keeps, by name. It is then asked in each step about each
-        parameter of a group that takes part: `t`, `fresh` and the numbers of parameters are arrays with an element for
-        each, numbers of the group are floats, and what these become is returned third, a dict. `sums`, of a class with
+        otherwise than as a factor. `numbers`: what the class keeps, by name. It is then asked in each step about the
+        parameters of a group that take part: `t`, `fresh` and the numbers of parameters are arrays with an element for
+        each, or one for all where they have all in common; numbers of the group are floats, and what these become is
+        returned third, a dict. `sums`, of a class with
         numbers: what its rule's first pass adds up over each parameter, by name; None before that pass, when it is
         asked for the scalars that the pass needs. `totals`, instead: the sums over all parameters whose learning rate
         is not 0, floats, and the largest learning rate under ``"lr"``.

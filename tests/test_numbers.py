@@ -72,7 +72,23 @@ def test_the_class_is_asked_once_a_group_and_step_about_those_that_take_part():
     opt.step([[np.ones(1), np.ones(2)], np.ones(1)])
     opt.step([[None, np.ones(2)], None])
     opt.step([[np.ones(1), np.ones(2)], np.ones(1)])
-    assert Product.asked == [(1, 1), (1,), (2,), (2, 3), (2,)]
+    assert Product.asked == [(1,), (1,), (2,), (2, 3), (2,)]  # once about parameters that have all in common
+
+
+def test_parameters_whose_numbers_differ_are_asked_about_one_by_one():
+    params = [np.ones(2), np.ones(3), np.ones(4)]
+    opt, twins = Product(params), [Product(p.copy()) for p in params]
+    for k in range(3):
+        grads = [rand(p.size, seed=k) for p in params]
+        opt.step(grads)
+        for twin, g in zip(twins, grads, strict=True):
+            twin.step(g)
+        if k == 0:
+            for one, name in ((opt, "params[1]"), (twins[1], "params")):
+                one.state[name]["product"][...] = 3.0
+    for p, twin, name in zip(params, twins, opt.state, strict=True):
+        assert bits(p) == bits(twin.params)
+        assert kept(opt, name) == kept(twin, "params")
 
 
 def test_a_step_that_is_refused_or_skipped_leaves_numbers_as_they_were():

@@ -369,40 +369,69 @@ cdef class Groups(State):
 
     cdef dict sums_of(self, Terms own, list leaves):
         """What the first pass over each of these leaves added up, by name."""
-        cdef Py_ssize_t i, k, row
-        found = np.empty((len(own.sums), len(leaves)))
-        for k, i in enumerate(leaves):
-            for row in range(len(own.sums)):
-                found[row, k] = self.totals[i * FO_MAX_SUMS + row]
+        cdef Py_ssize_t i, k = 0, n = len(leaves), row, rows = len(own.sums)
+        found = np.empty((rows, n))
+        cdef double *to = <double *>cnp.PyArray_DATA(<cnp.ndarray>found)
+        for i in leaves:
+            for row in range(rows):
+                to[row * n + k] = self.totals[i * FO_MAX_SUMS + row]
+            k += 1
         return dict(zip(own.sums, found))
 
     cdef dict totals_of(self, Terms own):
         """The sums over all leaves whose learning rate is not 0, by name; and the largest of these rates, `lr`."""
         cdef Py_ssize_t i, row
-        cdef dict found = dict.fromkeys(own.sums, 0.0)
-        found["lr"] = 0.0
-        for i in range(self.n_leaves):
-            if self.leaves[i].active and self.rates[self.leaves[i].group] > 0:
-                for row, name in enumerate(own.sums):
-                    found[name] += self.totals[i * FO_MAX_SUMS + row]
+        cdef double sum, largest = 0.0
+        cdef dict found = {}
+        for row, name in enumerate(own.sums):
+            sum = 0
+            for i in range(self.n_leaves):
+                if self.leaves[i].active and self.rates[self.leaves[i].group] > 0:
+                    sum += self.totals[i * FO_MAX_SUMS + row]
+            found[name] = sum
         for i in range(self.n_groups):
-            found["lr"] = max(found["lr"], self.rates[i])
+            largest = max(largest, self.rates[i])
+        found["lr"] = largest
         return found
 
     cdef int set_each(self, int group, Terms own, bint summed) except -1:
-        """The same for a class with numbers of its own, which is asked about each leaf in each step."""
-        cdef Py_ssize_t i, k
+        """The same for a class with numbers of its own, which is asked about each leaf in each step.
+
+        Leaves with all in common, as they mostly are, are asked about once.
+        """
+        cdef Py_ssize_t i, k = 0, n = 0, first = -1, begin = self.first_leaf[group], end = self.first_leaf[group + 1]
+        cdef int row, rows = len(self.number_names)
+        cdef bint alike = not (own.wants_sums and summed)
+        cdef const double *kept = <double *>cnp.PyArray_DATA(self.numbers)
+        cdef double *made = <double *>cnp.PyArray_DATA(self.next_numbers)
+        cdef double *value
+        cdef const Watch *h
         cdef list active = []
-        for i in range(self.first_leaf[group], self.first_leaf[group + 1]):
-            if self.leaves[i].active:
-                active.append(i)
-        if not active:
+        for i in range(begin, end):
+            if not self.leaves[i].active:
+                continue
+            n += 1
+            if first < 0:
+                first = i
+            h = &self.watches[first]
+            alike = alike and self.watches[i].count == h.count and (self.watches[i].fresh != 0) == (h.fresh != 0)
+            for row in range(rows):
+                alike = alike and kept[row * self.n_leaves + i] == kept[row * self.n_leaves + first]
+        if n == 0:
             return 0
         self.stale = True
-        t, fresh = np.empty(len(active), np.int64), np.empty(len(active), np.bool_)
-        for k, i in enumerate(active):
-            t[k], fresh[k] = self.watches[i].count + 1, self.watches[i].fresh != 0
-        numbers = dict(zip(self.number_names, self.numbers[:, active]))
+        if alike:
+            n, active = 1, [first]
+        else:
+            for i in range(begin, end):
+                if self.leaves[i].active:
+                    active.append(i)
+        t, fresh = np.empty(n, np.int64), np.empty(n, np.bool_)
+        for i in active:
+            (<int64_t *>cnp.PyArray_DATA(<cnp.ndarray>t))[k] = self.watches[i].count + 1
+            (<char *>cnp.PyArray_DATA(<cnp.ndarray>fresh))[k] = self.watches[i].fresh != 0
+            k += 1
+        numbers = dict(zip(self.number_names, self.numbers[:, active])) if rows else {}
         numbers.update(zip(self.group_number_names, self.group_numbers[:, group].tolist()))
         sums = None
         if own.wants_sums and summed:
@@ -412,13 +441,23 @@ cdef class Groups(State):
         new = own.ask_each(t, fresh, self.rates[group], numbers, sums)
         if new.keys() != numbers.keys():
             raise KeyError(f"scalars() gave the numbers {sorted(new)}: wanted {sorted(numbers)}")
-        for k, name in enumerate(self.number_names):
-            self.next_numbers[k, active] = new[name]
+        for row, name in enumerate(self.number_names):
+            values = np.ascontiguousarray(np.broadcast_to(np.asarray(new[name], np.float64), (n,)))
+            value = <double *>cnp.PyArray_DATA(<cnp.ndarray>values)
+            k = 0
+            for i in range(begin, end):
+                if self.leaves[i].active:
+                    made[row * self.n_leaves + i] = value[0 if alike else k]
+                    k += 1
         for k, name in enumerate(self.group_number_names):
             self.next_group_numbers[k, group] = new[name]
-        for k, i in enumerate(active):
-            own.fold(self.new_coef(), own.rows + k * own.columns, self.rates[group], self.scale)
-            self.leaves[i].coef = self.n_coefs - 1
+        k = 0
+        for i in range(begin, end):
+            if self.leaves[i].active:
+                if k < n:
+                    own.fold(self.new_coef(), own.rows + k * own.columns, self.rates[group], self.scale)
+                    k += 1
+                self.leaves[i].coef = self.n_coefs - 1
         self.asked[group] = True
         return 0
 
