@@ -203,7 +203,8 @@ cdef class Table:
                 m += 1
                 continue
             if k == 1 or e[k].row != e[k - 2].row:
-                memcpy(sum, self.g[m - 1], nbytes)
+                if nbytes > 0:  # else there is no memory to copy to
+                    memcpy(sum, self.g[m - 1], nbytes)
                 self.g[m - 1] = sum
                 sum += nbytes
             add(<char *>self.g[m - 1], g, self.named.size, itemsize)
