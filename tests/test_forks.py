@@ -84,7 +84,12 @@ SCRIPT = """
         if sweep.get_threads() != 1:
             return 4, "not serial"
         snapshot = opt.state_dict()
-        if look(p, snapshot["state"]) != table[k]:
+        group_numbers = snapshot.get("group_numbers", [{}])[0]
+        saved = {}
+        for leaf, arrays in snapshot["state"].items():
+            numbers = {**snapshot.get("numbers", {}).get(leaf, {}), **group_numbers}
+            saved[leaf] = {**arrays, **{key: np.float64(number) for key, number in numbers.items()}}
+        if look(p, saved) != table[k]:
             return 5, "state_dict is torn"
         copied = copy.deepcopy(opt)
         others = [x.copy() for x in p]
