@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import mmap
 import os
-import tempfile
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
@@ -84,6 +83,8 @@ class Files:
         OSError
             If the folder has no room for them.
         """
+        import tempfile  # half of what `import fastopt` takes, and only for this
+
         nbytes = math.prod(shape) * np.dtype(dtype).itemsize
         if nbytes == 0:
             return np.zeros(shape, dtype)

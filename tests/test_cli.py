@@ -944,6 +944,14 @@ def test_the_library_does_not_import_the_command():
     assert program("-c", code).returncode == 0
 
 
+def test_the_library_imports_nothing_that_few_need():
+    code = (
+        "import numpy, sys; before = {*sys.modules}; import fastopt; fastopt.Adam; "
+        "sys.exit(any(n in {*sys.modules} - before for n in ('tempfile', 'random', 'fastopt.schedules')))"
+    )
+    assert program("-c", code).returncode == 0
+
+
 def test_version_and_help_leave_early(capsys):
     assert run("--version") == 0
     assert capsys.readouterr().out == f"fastopt {fastopt.__version__}\n"
