@@ -41,14 +41,15 @@ __all__ = [
     "flag",
     "floors",
     "fraction",
+    "function",
     "growth",
     "interpolation_betas",
     "is_schedule",
     "learning_rate",
     "limits",
-    "mask",
     "nearest",
     "nonnegative",
+    "norm",
     "optional",
     "positive",
     "proportion",
@@ -381,18 +382,15 @@ def optional(check: Check) -> Check:
     return lambda name, value: None if value is None else check(name, value)
 
 
-def mask(name: str, value: Any) -> Any:
-    """Check for a function."""
-    if not callable(value):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: wanted a function of path and array, or None")
-    return value
+def function(what: str) -> Check:
+    """Return a check for a function, of which it is said what it is."""
 
+    def check(name: str, value: Any) -> Any:
+        if not callable(value):
+            raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: wanted a function {what}, or None")
+        return value
 
-def state_memory(name: str, value: Any) -> Any:
-    """Check for a function."""
-    if not callable(value):
-        raise TypeError(f"{name} is {value!r}, a {type(value).__name__}: wanted a function that makes arrays, or None")
-    return value
+    return check
 
 
 def choice(*choices: str) -> Check:

@@ -55,6 +55,11 @@ def _decayed(p: Array, u: Array, decay: Any) -> Array:
     return u if decay is None else decay * p + u
 
 
+def _shrinking(norm: float, limit: float) -> float:
+    """The factor that brings a norm down to a limit; of a NaN, NaN: no step that looks sound."""
+    return 1.0 if norm <= limit else limit / norm
+
+
 def _placed(memory: Callable[..., Array], name: str, slot: str, like: Array) -> Array:
     """The array that the state of a parameter is to lie in."""
     order = "C" if like.flags.c_contiguous else "F"
@@ -148,8 +153,12 @@ class Optimizer(Snapshots):
     clip_tensor_norm: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
     clip_value: Option[float | None] = Option(hyper.optional(hyper.positive), default=None)
     ema_decay: Option[float | None] = Option(hyper.optional(hyper.fraction), default=None)
-    decay_mask: Option[Callable[[str, Array], bool] | None] = Option(hyper.optional(hyper.mask), default=None)
-    state_memory: Option[Callable[..., Array] | None] = Option(hyper.optional(hyper.state_memory), default=None)
+    decay_mask: Option[Callable[[str, Array], bool] | None] = Option(
+        hyper.optional(hyper.function("of path and array")), default=None
+    )
+    state_memory: Option[Callable[..., Array] | None] = Option(
+        hyper.optional(hyper.function("that makes arrays")), default=None
+    )
 
     #: state arrays by the rule's letter, and the name users know them by
     slots: ClassVar[Mapping[str, str]] = {}
@@ -746,7 +755,7 @@ class Optimizer(Snapshots):
             return None
         self._grad_norm = scaled = norm * scale
         clip_norm: float | None = self.clip_norm
-        return scale if clip_norm is None or scaled <= clip_norm else scale * (clip_norm / scaled)
+        return scale if clip_norm is None else scale * _shrinking(scaled, clip_norm)
 
     def _screened_part(self) -> None:
         """Look at the one gradient that there is."""
@@ -787,7 +796,7 @@ class Optimizer(Snapshots):
             total = self._sum_squares(unit)
         norm, wanted = math.sqrt(total) * scale, clip_norm * unit
         self._grad_norm = norm / unit
-        return 1.0 if norm <= wanted else wanted / norm  # of a NaN, NaN: no step that looks sound
+        return _shrinking(norm, wanted)
 
     def _clip_tensors(self, clip_norm: float, scale: float) -> None:
         """Bring the norm of each gradient, times `scale`, down to `clip_norm`."""
@@ -801,7 +810,7 @@ class Optimizer(Snapshots):
                     if wrong[leaf]:
                         totals[leaf], units[leaf] = total, unit
         norms = [math.sqrt(total) / unit * scale for total, unit in zip(totals, units, strict=True)]
-        plan.multiply([1.0 if norm <= clip_norm else clip_norm / norm for norm in norms])
+        plan.multiply([_shrinking(norm, clip_norm) for norm in norms])
         self._grad_norm = math.hypot(*norms)
 
     def _update_by_reference(self, everything: bool) -> None:

@@ -18,15 +18,16 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has
 
 
 def python(script, timeout=120, **environment):
-    """Run a script in a process of its own; past the time limit, end it and all that it began."""
+    """Run a script in a process of its own."""
+    path = {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    return finished([sys.executable, "-c", textwrap.dedent(script)], timeout, path | environment)
+
+
+def finished(command, timeout, environment, stderr=subprocess.PIPE):
+    """Run a program without this one's settings of fastopt and OpenMP; past the time limit, end all that it began."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("FASTOPT_", "OMP_", "GOMP_"))}
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env={**kept, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        command, env=kept | environment, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
     )
     try:
         shown, errors = process.communicate(timeout=timeout)
@@ -34,7 +35,7 @@ def python(script, timeout=120, **environment):
         os.killpg(process.pid, signal.SIGKILL)  # a forked child that hangs holds the pipes open
         process.communicate()
         pytest.fail(f"hangs: not done after {timeout} s")
-    return subprocess.CompletedProcess(process.args, process.returncode, shown, errors)
+    return subprocess.CompletedProcess(command, process.returncode, shown, errors)
 
 
 def output(script, timeout=120, **environment):

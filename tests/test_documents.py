@@ -12,6 +12,7 @@ import re
 import runpy
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import get_origin
 from unittest import mock
@@ -83,6 +84,17 @@ def test_the_examples_in_readme_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", [README, ROOT / "docs/index.md"], ids=lambda page: page.name)
 def test_as_many_optimizers_are_promised_as_there_are(page):
     assert f"[{len(fastopt.optimizers.__all__) - 1} in all]" in page.read_text()
+
+
+def test_as_many_optimizers_take_rows_as_the_readme_says():
+    taken = 0
+    for name in sorted({*fastopt.optimizers.__all__} - {"OPTIMIZERS"}):
+        opt = getattr(fastopt, name)(np.ones((3, 2)))
+        with opt.lookahead():
+            pass
+        with suppress(TypeError):
+            taken += opt.step(fastopt.Rows(np.array([1]), np.ones((1, 2))))
+    assert f"| sparse rows | {taken} optimizers |" in README.read_text()
 
 
 @pytest.mark.parametrize("page", [README, CONTRIBUTING], ids=lambda page: page.name)

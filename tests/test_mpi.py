@@ -7,13 +7,13 @@ import importlib.util
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from mpi_world import bits, exact, params
+from processes import finished
 
 import fastopt
 
@@ -30,7 +30,6 @@ pytestmark = [
 
 def mpiexec(ranks, program, *arguments, timeout=TIMEOUT):
     """Run a program on so many ranks, in which an exception on one ends all."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FASTOPT_", "OMP_", "GOMP_"))}
     settings = {
         "PYTHONPATH": os.pathsep.join([str(HERE), *filter(None, sys.path)]),
         "OPENBLAS_NUM_THREADS": "1",
@@ -42,21 +41,8 @@ def mpiexec(ranks, program, *arguments, timeout=TIMEOUT):
     }
     assert MPIEXEC is not None
     command = [MPIEXEC, "-n", str(ranks), sys.executable, "-m", "mpi4py", str(program), *map(str, arguments)]
-    process = subprocess.Popen(
-        command,
-        env=kept | settings,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        shown, _ = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        pytest.fail(f"hangs: not done after {timeout} s")
-    return process.returncode, shown
+    done = finished(command, timeout, settings, stderr=subprocess.STDOUT)
+    return done.returncode, done.stdout
 
 
 def of_one_process(steps, path=None):

@@ -39,17 +39,10 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Reading):
     """Everything that determines a run. `hyper` holds keywords of optimizers, only those that were given."""
 
     data: str = "line"
-    target: str | None = None
-    task: str | None = None
-    sep: str | None = None
-    header: bool = True
-    features: tuple[str, ...] = ()
-    drop: tuple[str, ...] = ()
-    drop_missing: bool = False
     model: str = "linear"
     hidden: tuple[int, ...] = (64,)
     optimizer: tuple[str, ...] = ("Adam",)

@@ -117,6 +117,7 @@ cdef struct Sweep:
 cdef void lay_out(Layout *all) noexcept nogil
 cdef Py_ssize_t leaf_of(const Sweep *w, Py_ssize_t chunk) noexcept nogil
 cdef void clamp(const Sweep *w, const Leaf *f, Py_ssize_t count, const void *g, double scale, void *to) noexcept nogil
+cdef double added_up(const Leaf *f, const double *partial, int sums, int k) noexcept
 cdef Py_ssize_t chunks_of(const Leaf *f) noexcept nogil
 cdef void in_order(char *to, const Leaf *f, Py_ssize_t start, Py_ssize_t count) noexcept nogil
 cdef void run_stretch(const Sweep *w, Py_ssize_t begin, Py_ssize_t end) noexcept nogil

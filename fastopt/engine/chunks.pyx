@@ -32,6 +32,15 @@ cdef Py_ssize_t chunks_of(const Leaf *f) noexcept nogil:
     return (f.n + CHUNK_ELEMENTS - 1) // CHUNK_ELEMENTS
 
 
+cdef double added_up(const Leaf *f, const double *partial, int sums, int k) noexcept:
+    """The k-th of so many sums that a sweep has kept for each chunk, over a leaf: in the order of chunks."""
+    cdef Py_ssize_t chunk
+    cdef double sum = 0
+    for chunk in range(f.first, f.first + chunks_of(f)):
+        sum += partial[chunk * sums + k]
+    return sum
+
+
 cdef void lay_out(Layout *all) noexcept nogil:
     """Number the chunks of the active leaves."""
     cdef Py_ssize_t i, n

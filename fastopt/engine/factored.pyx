@@ -18,7 +18,8 @@ from cpython.mem cimport PyMem_Calloc, PyMem_Free, PyMem_Malloc
 from libc.string cimport memset
 
 from .chunks cimport (
-    CHUNK_ELEMENTS, DESCEND, FACTOR, RATIOS, TILE, WHOLE, Leaf, Sweep, chunks_of, clamp, in_order, lay_out, leaf_of)
+    CHUNK_ELEMENTS, DESCEND, FACTOR, RATIOS, TILE, WHOLE, Leaf, Sweep, added_up, chunks_of, clamp, in_order, lay_out,
+    leaf_of)
 from .kernels cimport FO_LANES, FO_MAX_SUMS, fo_block, fo_coef, fo_factored
 
 cdef enum:
@@ -88,10 +89,9 @@ cdef class Factored:
 
     cdef void update(self, Sweeper sweeper, Sweep *w, double *totals) noexcept:
         """Update all that are active; `totals` is where sums of large leaves go, by leaf."""
-        cdef Py_ssize_t k, chunk
+        cdef Py_ssize_t k
         cdef int j
         cdef bint large = False
-        cdef double sum
         cdef Leaf *f
         for k in range(self.all.n_leaves):
             f = &self.all.leaves[k]
@@ -115,10 +115,7 @@ cdef class Factored:
             if not f.active or done_at_once(&self.matrices[k]):
                 continue
             for j in range(FO_MAX_SUMS):
-                sum = 0
-                for chunk in range(f.first, f.first + chunks_of(f)):
-                    sum += w.partial[chunk * FO_MAX_SUMS + j]
-                totals[self.matrices[k].index * FO_MAX_SUMS + j] = sum
+                totals[self.matrices[k].index * FO_MAX_SUMS + j] = added_up(f, w.partial, FO_MAX_SUMS, j)
         w.what = DESCEND
         sweeper.sweep(w)
 

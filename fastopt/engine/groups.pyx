@@ -13,7 +13,7 @@ cimport numpy as cnp
 
 from .arrays cimport shown
 from .coefficients cimport place_of
-from .chunks cimport MAX_SLOTS, WHOLE, Leaf, chunks_of, lay_out
+from .chunks cimport MAX_SLOTS, WHOLE, Leaf, added_up, chunks_of, lay_out
 from .kernels cimport FO_MAX_SUMS, FO_NO_DECAY, FO_REALS, fo_rule, names_of, variant
 from .leaves cimport Watch
 from .rows cimport Table
@@ -208,11 +208,10 @@ cdef class Groups(State):
 
     cdef void add_up(self, const Binding *bindings, bint for_class) noexcept:
         """Add up what a sweep of first passes found, in the order of chunks."""
-        cdef Py_ssize_t i, chunk
+        cdef Py_ssize_t i
         cdef int k
         cdef const Leaf *f
         cdef const Binding *b
-        cdef double sum
         for i in range(self.n_leaves):
             f = &self.leaves[i]
             b = &bindings[f.group]
@@ -220,10 +219,7 @@ cdef class Groups(State):
                     b.finish != NULL and chunks_of(f) <= WHOLE):
                 continue
             for k in range(b.n_sums):
-                sum = 0
-                for chunk in range(f.first, f.first + chunks_of(f)):
-                    sum += self.sweeper.partial[chunk * FO_MAX_SUMS + k]
-                self.totals[i * FO_MAX_SUMS + k] = sum
+                self.totals[i * FO_MAX_SUMS + k] = added_up(f, self.sweeper.partial, FO_MAX_SUMS, k)
 
     def settle(self, object owner):
         """Take over what changed in the live groups."""

@@ -3,6 +3,8 @@
 from .chunks cimport Binding
 from .plan cimport Plan
 
+cdef int prepare(Plan plan, object owner, str asked) except -1
+
 cdef class LookAhead:
     cdef Plan plan
     cdef object owner

@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 from .coefficients cimport Terms
 from .lock cimport generation
+from .lookahead cimport prepare
 
 cdef str PARTS = ("a step in parts is under way: leave the `with opt.parts() as part:` block first")
 cdef str OVER = "this step in parts is over: part() is for inside of `with opt.parts() as part:`"
@@ -47,11 +48,7 @@ cdef class Parts:
             raise RuntimeError("parts() is for one step: call it again for the next one")
         plan.lock.acquire()
         try:
-            if self.owner._plan is not plan:
-                raise RuntimeError("the optimizer was bound to other parameters since parts() was called: call it "
-                                   "again")
-            plan.check_ready()
-            plan.settle(self.owner)
+            prepare(plan, self.owner, "parts()")
             plan.begin(self.owner, self.loss_scale)
             for own in plan.terms:
                 if (<Terms>own).wants_totals:

@@ -19,7 +19,7 @@ cimport numpy as cnp
 from .arrays cimport shown
 from .chunks cimport (
     CHUNK_ELEMENTS, FIND_NONFINITE, SUM_SQUARES, SUM_UP, UPDATE, UPDATE_AND_ZERO, WHOLE, ZERO_GRADIENTS, Binding, Leaf,
-    Named, Sweep, chunks_of, in_order)
+    Named, Sweep, added_up, chunks_of, in_order)
 from .coefficients cimport Terms
 from .groups cimport FOR_CLASS, NO_SUMS
 from .kernels cimport FO_MAX_SCALARS, FO_MAX_SUMS, FO_REALS, fo_coef
@@ -493,18 +493,11 @@ cdef class Plan(Groups):
 
     def squares(self, double scale):
         """Return the same for each leaf, 0 for those that are not active."""
-        cdef Py_ssize_t i, chunk
-        cdef Leaf *f
-        cdef double sum
+        cdef Py_ssize_t i
         self.sum_squares(scale)
         cdef list found = []
         for i in range(self.n_leaves):
-            f = &self.leaves[i]
-            sum = 0
-            if f.active:
-                for chunk in range(f.first, f.first + chunks_of(f)):
-                    sum += self.sweeper.partial[chunk]
-            found.append(sum)
+            found.append(added_up(&self.leaves[i], self.sweeper.partial, 1, 0) if self.leaves[i].active else 0.0)
         return found
 
     def multiply(self, list factors):
