@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -47,6 +47,15 @@ def looked_ahead(opt):
 def bits(array):
     """An array's type, shape and elements in order; not where they lie."""
     return array.dtype.str, array.shape, array.tobytes()
+
+
+def is_for(cls, params):
+    """Whether a class is for all of these arrays."""
+    with suppress(ValueError):
+        for array in leaves(params):
+            cls.check_parameter("", array)
+        return True
+    return False
 
 
 def known(opt):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from optimizers_table import RECORDS, REFUSE_RATE_0, stepped
-from support import leaves, mapped, named
+from support import is_for, leaves, mapped, named
 from test_errors import digest, everything
 
 from fastopt import Adam, hyper
@@ -146,15 +145,6 @@ def hypers(cls):
     return st.fixed_dictionaries(values).filter(lambda found: together(cls, found))
 
 
-def takes(cls, params):
-    """Whether a class is for all of these arrays."""
-    with suppress(ValueError):
-        for array in leaves(params):
-            cls.check_parameter("", array)
-        return True
-    return False
-
-
 CLASSES = st.sampled_from(list(OPTIMIZERS.values()))
 OPTIONS = st.fixed_dictionaries({
     "nonfinite": st.sampled_from(["propagate", "skip", "raise"]),
@@ -170,7 +160,7 @@ def equal(a, b):
 def test_step_equals_reference_step_to_the_bit(data, cls, options, threads):
     sweep.set_threads(threads)
     params = data.draw(PARAMS)
-    assume(takes(cls, params))
+    assume(is_for(cls, params))
     twins = mapped(lambda p: p.copy(order="K"), params)
     opt, twin = cls(params, **options), cls(twins, **options)
     loss_scale = data.draw(st.sampled_from([1.0, 1024.0]) | st.floats(1e-3, 1e3))
@@ -189,7 +179,7 @@ def test_step_equals_reference_step_to_the_bit(data, cls, options, threads):
 def test_groups_equal_optimizers_of_their_own(data, cls):
     parts = [data.draw(PARAMS) for _ in range(data.draw(st.integers(1, 3)))]
     values = [data.draw(hypers(cls)) for _ in parts]
-    assume(takes(cls, parts) and not (cls.same_in_groups and len(parts) > 1))  # groups of Prodigy have one sum
+    assume(is_for(cls, parts) and not (cls.same_in_groups and len(parts) > 1))  # groups of Prodigy have one sum
     twins = mapped(lambda p: p.copy(order="K"), parts)
     both = cls([{"params": p, **h} for p, h in zip(parts, values, strict=True)])
     each = []

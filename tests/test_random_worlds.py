@@ -11,7 +11,7 @@ from contextlib import suppress
 import numpy as np
 import pytest
 from optimizers_table import DECAY_INSIDE, KINDS, REFUSE_RATE_0
-from support import bits, leaves, looked_ahead, mapped, whole
+from support import bits, is_for, leaves, looked_ahead, mapped, whole
 
 import fastopt
 from fastopt import hyper
@@ -209,6 +209,8 @@ def a_world(seed, name, guarded, steps=4):
     if options["clip_norm"] is None:
         options[dice.one_of("clip_value", "clip_tensor_norm")] = dice.one_of(None, dice.number(0.1, 2))
     drawn = dice.trees()
+    while not is_for(cls, drawn):
+        drawn = dice.trees()
     places = iter(guarded.each(leaves(drawn)))
     params = mapped(lambda _: next(places), drawn)
     places = iter(guarded.each(leaves(drawn)))
