@@ -26,10 +26,11 @@ NEEDS = {
     "ray_actor": "ray",
     "resume": "numpy",
     "sklearn_mlp": "sklearn",
+    "torch_openmp": "torch",
     "torch_ppo": "stable_baselines3",
     "torch_steps": "torch",
 }
-SLOW = {"parts_memory", "sklearn_mlp", "torch_ppo", "torch_steps"}  # they measure
+SLOW = {"parts_memory", "sklearn_mlp", "torch_openmp", "torch_ppo", "torch_steps"}  # they measure
 
 pytestmark = pytest.mark.skipif(not EXAMPLES.exists(), reason="needs the examples beside the tests")
 
