@@ -1,8 +1,8 @@
 """What it costs that torch and a wheel of fastopt each bring a library of OpenMP: Adam in turns with `torch.exp`.
 
-    pip install fastopt torch
-    python examples/torch_openmp.py torch      # which of the two is imported first
-    python examples/torch_openmp.py fastopt
+pip install fastopt torch
+python examples/torch_openmp.py torch      # which of the two is imported first
+python examples/torch_openmp.py fastopt
 """
 
 import importlib
