@@ -5,6 +5,7 @@ Build: ``sphinx-build -n -W --keep-going docs docs/_build`` (or ``make docs``).
 
 import importlib
 import inspect
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,14 @@ numpydoc_validation_exclude = {
 PUBLIC = ["fastopt", "fastopt.schedules", "fastopt.checkpoint", "fastopt.convert"]
 
 
+#: where other packages have a page for each name, and names that have none
+PAGES = {
+    "numpy": "https://numpy.org/doc/stable/reference/generated",
+    "torch": "https://docs.pytorch.org/docs/stable/generated",
+}
+MODULES = {"optim", "optim.lr_scheduler"}
+
+
 def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
     """Fail the build where a public name is not in the API reference, or has no docstring."""
     documented = env.get_domain("py").objects
@@ -77,6 +86,19 @@ def tell_in_full(app: Sphinx, what: str, name: str, value: Any, options: Any, li
         lines[:] = made.in_full(value)
 
 
+def link_names(app: Sphinx, doctree: nodes.document) -> None:
+    """Make names of NumPy and torch in the text links to their pages there."""
+    for literal in list(doctree.findall(nodes.literal)):
+        found = re.fullmatch(r"(np|numpy|torch)\.([\w.]+)", literal.astext())
+        if found is None or found[2] in MODULES or not isinstance(literal.parent, nodes.TextElement):
+            continue
+        if not isinstance(literal.parent, (nodes.reference, nodes.title)):
+            package = "torch" if found[1] == "torch" else "numpy"
+            link = nodes.reference("", "", refuri=f"{PAGES[package]}/{package}.{found[2]}.html", internal=False)
+            literal.replace_self(link)
+            link += literal
+
+
 def end_blocks(app: Sphinx, doctree: nodes.document) -> None:
     """Leave the empty line out that ends an example for doctest."""
     for block in doctree.findall(nodes.literal_block):
@@ -90,4 +112,5 @@ def setup(app: Sphinx) -> None:
     app.connect("builder-inited", lambda _: made.make())
     app.connect("autodoc-process-docstring", tell_in_full, priority=1)  # before numpydoc
     app.connect("doctree-read", end_blocks)
+    app.connect("doctree-read", link_names)
     app.connect("env-check-consistency", check_public_names)

@@ -82,13 +82,7 @@ def in_full(cls: type[Optimizer]) -> list[str]:
         default = defaults.get(name, inspect.Parameter.empty)
         shown = "" if default is inspect.Parameter.empty else f", default {default!r}"
         lines += [f"{name} : {kind}{shown}", *text]
-    return [linked(line) for line in [*lines, "", *after]]
-
-
-def linked(line: str) -> str:
-    """Torch's optimizers as links to torch's pages: plain ones, as an inventory would need the network."""
-    pages = "https://docs.pytorch.org/docs/stable/generated"
-    return re.sub(r"`torch\.optim\.([A-Z]\w*)`", rf"`torch.optim.\1 <{pages}/torch.optim.\1.html>`__", line)
+    return [*lines, "", *after]
 
 
 # ---- paths on classic surfaces ----
