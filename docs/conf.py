@@ -31,6 +31,8 @@ html_math_renderer = "mathml"
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 html_title = f"fastopt {release}"
 
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "smartquotes"]
