@@ -361,6 +361,8 @@ cdef class Sweeper:
         """Carry out a sweep that may be worth all threads, and note how it went."""
         global no_thread_until
         cdef double begin = fo_now(), took
+        # The first of many after a rest has to wake workers and to get its memory back: that is no sign of others.
+        cdef bint judged = not (self.back_to_back and begin - self.ended >= AT_ONCE)
         cdef Record *r = &self.records[<int>w.what]
         cdef bint all_threads = self.in_parallel(w, traffic, begin)
         # Where there is other work between steps, workers are to sleep at once: see `FO_PROCESSORS`.
@@ -385,6 +387,8 @@ cdef class Sweeper:
         if not all_threads:
             r.alone = took / traffic if r.trials == 0 else min(FORGET * r.alone, took / traffic)
             r.trials = min(r.trials + 1, TRIALS)
+        elif not judged:
+            pass
         elif took > STALL and took > STALL_RATIO * r.alone * traffic and r.trials == TRIALS:
             r.pardon, r.trials = self.ended + r.penalty, 0
             r.penalty = min(4.0 * r.penalty, MOST_PENALTY)
