@@ -950,7 +950,7 @@ static const fo_factored adafactor_factored = {
 };
 
 /* Products of matrices (Jordan et al. 2024). */
-IN_NUMPY(muon, (m), (alpha, momentum, rest, ahead, a, b, c, eps, steps, match_adamw))
+IN_NUMPY(muon, (m), (alpha, momentum, rest, ahead, a, b, c, eps, steps, adjust))
 
 /* The exponential moving average of parameters, of every optimizer with ema_decay. */
 RULE(ema, (e), (keep, rest, fresh))

@@ -62,13 +62,20 @@ def by_the_paper(p, g, m, lr=0.1, mu=0.9, nesterov=True, decay=0.1, steps=5, adj
     for _ in range(steps):
         s = 3.4445 * s - 4.775 * s**3 + 2.0315 * s**5
     rows, columns = p.shape
-    factor = 0.2 * max(rows, columns) ** 0.5 if adjust == "match_rms_adamw" else max(1, rows / columns) ** 0.5
+    factors = {"match_rms_adamw": 0.2 * max(rows, columns) ** 0.5, "spectral_unclamped": (rows / columns) ** 0.5}
+    factor = factors.get(adjust, max(1, rows / columns) ** 0.5)
     return p - lr * (factor * (u * s) @ v + decay * p), m
 
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"nesterov": False}, {"ns_steps": 3, "weight_decay": 0.0}, {"adjust_lr_fn": "match_rms_adamw"}],
+    [
+        {},
+        {"nesterov": False},
+        {"ns_steps": 3, "weight_decay": 0.0},
+        {"adjust_lr_fn": "match_rms_adamw"},
+        {"adjust_lr_fn": "spectral_unclamped"},
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("shape", [(4, 4), (3, 7), (7, 3), (1, 5), (5, 1)], ids=str)

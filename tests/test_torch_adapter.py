@@ -90,10 +90,11 @@ def test_signature_and_groups_are_torchs(name):
 
 
 def test_torchs_classes_that_are_meant_are_known():
-    assert THEIRS == [
+    wanted = [
         "SGD", "Adagrad", "Adadelta", "RMSprop", "Adamax", "Adam", "AdamW", "RAdam", "NAdam", "Rprop", "ASGD",
-        "Adafactor", "Muon",
+        "Adafactor", *["Muon"] * hasattr(torch.optim, "Muon"),
     ]  # fmt: skip
+    assert wanted == THEIRS
 
 
 @pytest.mark.parametrize("name", [name for name in ADAPTED if name not in THEIRS])
@@ -200,6 +201,7 @@ def test_all_of_torchs_schedulers_are_tried():
     assert SCHEDULERS.keys() == {*torch.optim.lr_scheduler.__all__} - {"LRScheduler"}
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter")  # which SequentialLR of older releases passes itself
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_scheduler_of_torchs_sets_the_rate_of_each_step(name):
     p, q = (torch.nn.Parameter(torch.zeros(3, dtype=torch.float64)) for _ in range(2))

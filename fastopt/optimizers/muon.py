@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +12,13 @@ from .. import hyper
 from ..optimizer import Array, Hyper, Optimizer, Rate, Scalars, Steps, Values
 
 __all__ = ["Muon"]
+
+#: f of a matrix of so many rows and columns, by name
+_FACTORS: dict[str, Callable[[int, int], float]] = {
+    "original": lambda rows, columns: math.sqrt(max(1.0, rows / columns)),
+    "match_rms_adamw": lambda rows, columns: 0.2 * math.sqrt(max(rows, columns)),
+    "spectral_unclamped": lambda rows, columns: math.sqrt(rows / columns),
+}
 
 
 class Muon(Optimizer):
@@ -45,9 +52,9 @@ class Muon(Optimizer):
         ε > 0.
     ns_steps : int
         Steps of Newton and Schulz, below 100.
-    adjust_lr_fn : {"original", "match_rms_adamw"}, optional
-        What f is, of a matrix of m rows and n columns: √max(1, m / n), which None stands for too, or 0.2·√max(m, n),
-        which makes steps as long as those of AdamW.
+    adjust_lr_fn : {"original", "match_rms_adamw", "spectral_unclamped"}, optional
+        What f is, of a matrix of m rows and n columns: √max(1, m / n), which None stands for too; 0.2·√max(m, n),
+        which makes steps as long as those of AdamW; or √(m / n).
     weight_decay : float
         λ ≥ 0.
     maximize : bool
@@ -69,7 +76,7 @@ class Muon(Optimizer):
     References
     ----------
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024. `torch.optim.Muon`. The second f is
-    of Liu et al., "Muon is scalable for LLM training", 2025.
+    of Liu et al., "Muon is scalable for LLM training", 2025; the third of Bernstein, "Deriving Muon", 2025.
 
     Examples
     --------
@@ -90,7 +97,7 @@ class Muon(Optimizer):
     ns_coefficients: Hyper[tuple[float, float, float]] = Hyper(hyper.three_numbers, default=(3.4445, -4.775, 2.0315))
     eps: Hyper[Rate] = Hyper(hyper.positive, default=1e-7)
     ns_steps: Hyper[int] = Hyper(hyper.whole, default=5)
-    adjust_lr_fn: Hyper[str | None] = Hyper(hyper.optional(hyper.choice("original", "match_rms_adamw")), default=None)
+    adjust_lr_fn: Hyper[str | None] = Hyper(hyper.optional(hyper.choice(*_FACTORS)), default=None)
     weight_decay: Hyper[Rate] = Hyper(hyper.nonnegative, default=0.1)
     decoupled: Hyper[bool] = Hyper(hyper.flag, default=True, init=False)
 
@@ -128,7 +135,7 @@ class Muon(Optimizer):
             "c": c,
             "eps": h["eps"],
             "steps": h["ns_steps"],
-            "match_adamw": 1.0 if h["adjust_lr_fn"] == "match_rms_adamw" else 0.0,
+            "adjust": list(_FACTORS).index(h["adjust_lr_fn"] or "original"),
         }
 
     @staticmethod
@@ -142,5 +149,5 @@ class Muon(Optimizer):
         for _ in range(int(c["steps"])):
             square = x @ x.T
             x = c["a"] * x + (c["b"] * square + c["c"] * (square @ square)) @ x
-        factor = 0.2 * math.sqrt(max(rows, columns)) if c["match_adamw"] else math.sqrt(max(1.0, rows / columns))
+        factor = list(_FACTORS.values())[int(c["adjust"])](rows, columns)
         return c["alpha"] * p.dtype.type(factor) * (x.T if rows > columns else x)  # type: ignore[no-any-return]
