@@ -306,8 +306,8 @@ def overview() -> str:
     cores = fastopt.get_num_threads()
     where = f"{platform.machine()} processor, {cores} thread{'s' * (cores > 1)}"
     note = (
-        "For each parameter in float32, in a matrix of 1000 x 1000: bytes of state, passes over memory, and nanoseconds "
-        f"of a step. These were measured when this page was built, as the best of 30 steps ({where})."
+        "For each parameter in float32, in a square matrix of 10^6 elements: bytes of state, passes over memory, "
+        f"nanoseconds of a step. These were measured when this page was built, as the best of 30 steps ({where})."
     )
     return "\n".join([note, "", *rows, ""])
 
