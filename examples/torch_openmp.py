@@ -1,8 +1,10 @@
 """What it costs that torch and a wheel of fastopt each bring a library of OpenMP: Adam in turns with `torch.exp`.
 
-pip install fastopt torch
-python examples/torch_openmp.py torch      # which of the two is imported first
-python examples/torch_openmp.py fastopt
+The argument says which of the two is imported first. Times are the medians of 400 turns.
+
+    pip install fastopt torch
+    python examples/torch_openmp.py torch
+    python examples/torch_openmp.py fastopt
 """
 
 import importlib
