@@ -99,7 +99,7 @@ class Optimizer(Snapshots):
     weight_decay : float
         How much of each parameter is added to its gradient.
     decoupled : bool
-        Whether the decay is subtracted beside the update instead, times the learning rate.
+        If True, decay is subtracted beside the update, times the learning rate, and not a part of the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite : {"propagate", "skip", "raise"}

@@ -40,7 +40,7 @@ class AdaBelief(Optimizer):
     weight_decay : float
         λ ≥ 0: subtracts α·λ·w beside the update.
     decoupled : bool
-        Whether the decay stands there; else λ·w is added to the gradient.
+        If True, decay stands beside the update; if False, λ·w is added to the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

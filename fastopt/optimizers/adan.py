@@ -41,7 +41,7 @@ class Adan(Optimizer):
     eps : float
         ε ≥ 0.
     no_prox : bool
-        Whether the decay is decoupled and not proximal.
+        If True, decay is decoupled; if False, proximal.
     weight_decay : float
         λ ≥ 0.
     maximize : bool

@@ -58,7 +58,7 @@ class Prodigy(Optimizer):
     weight_decay : float
         λ ≥ 0.
     decoupled : bool
-        Whether the decay stands beside the update, as written here; else λ·w is added to the gradient.
+        If True, decay is as in the formula; if False, λ·w is added to the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

@@ -32,7 +32,7 @@ class SignSGD(Optimizer):
     weight_decay : float
         λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is w ← w − α·λ·w beside the update instead.
+        If True, decay is w ← w − α·λ·w beside the update, and not a part of the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -102,7 +102,7 @@ class Signum(Optimizer):
     weight_decay : float
         λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is w ← w − α·λ·w beside the update instead.
+        If True, decay is w ← w − α·λ·w beside the update, and not a part of the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
@@ -172,7 +172,7 @@ class Lion(Cautious):
     weight_decay : float
         λ ≥ 0.
     decoupled : bool
-        Whether the decay stands beside the update; else λ·w is added to the gradient.
+        If True, decay is as in the formula; if False, λ·w is added to the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory

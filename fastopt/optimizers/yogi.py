@@ -44,7 +44,7 @@ class Yogi(Optimizer):
     weight_decay : float
         λ ≥ 0: adds λ·w to the gradient.
     decoupled : bool
-        Whether the decay is w ← w − α·λ·w beside the update instead.
+        If True, decay is w ← w − α·λ·w beside the update, and not a part of the gradient.
     maximize : bool
         Whether to ascend.
     nonfinite, zero_grads, clip_norm, clip_tensor_norm, clip_value, ema_decay, decay_mask, state_memory
