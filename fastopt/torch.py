@@ -31,6 +31,7 @@ from .optimizers import OPTIMIZERS, Muon
 from .rows import Rows
 from .snapshots import ROW_STEPS
 from .snapshots import _in_order as in_order
+from .snapshots import _lacks as lacks
 from .tree import Tree
 
 ADAPTED = {**OPTIMIZERS, "Muon": Muon}
@@ -505,6 +506,8 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             for k, (name, start) in enumerate(rule.group_numbers.items()):
                 if name in entry or all(other in entries for other, index in enumerate(tree.groups) if index == home):
                     numbers[1][k, home] = _number(f"{shown}[{name!r}]", entry.get(name, start))
+        for leaf, home in enumerate(tree.groups):  # also of a tensor that has its first gradient now, beside these
+            fresh[leaf] = fresh[leaf] or lacks(states[leaf], slots[home], rule, plan.arrays[leaf])
         order = in_order(plan, slots)
         restore(plan, order, None, states, counts, rows, fresh, plan.steps, plan.skipped, numbers, [], False)
 

@@ -519,6 +519,23 @@ def test_parameters_that_change_their_memory_order_or_type_keep_their_state():
     assert opt.state[params[0]]["step"] == 5
 
 
+@pytest.mark.parametrize("name", ["Adam", "MADGRAD", "Rprop", "ScheduleFreeAdamW", "SGD", "Yogi"])
+def test_a_first_gradient_begins_anew_also_in_the_step_that_takes_over_the_state_of_another(name):
+    words = {"momentum": 0.9, "dampening": 0.5} if name == "SGD" else {}
+    results = []
+    for moved in (False, True):
+        params = [torch.nn.Parameter(torch.full(shape, 5.0)) for shape in ((2, 3, 2, 2), (4,))]
+        opt = getattr(fastopt.torch, name)(params, lr=0.01, **words)
+        set_gradients(params, [torch.ones(2, 3, 2, 2), None])
+        opt.step()
+        if moved:
+            params[0].data = params[0].data.to(memory_format=torch.channels_last)
+        set_gradients(params, [torch.ones(2, 3, 2, 2), torch.ones(4)])
+        opt.step()
+        results.append(params)
+    assert_same(*results)
+
+
 def test_channels_last_state_lies_as_its_parameter():
     p = torch.nn.Parameter(torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last))
     opt = made("Adam", [p])
