@@ -422,6 +422,8 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         trees, leaves, axes, origins = [], [], [], []
         members: list[Tensor] = []
         entries: dict[int, Any] = {}  # of each leaf whose state is no more what it was in the plan: what it is
+        unused: set[int] = set()  # those of which no update has used theirs
+        fresh = old.fresh
         for index, group in enumerate(groups):
             arrays: dict[Any, Any] = {}
             for name, tensor in _named(group):
@@ -436,7 +438,10 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
                 if touched:
                     entries[leaf], origin = entry or {}, -1
                 elif origin >= 0 and (old.specs[origin], self._axes[origin]) != ((array.dtype, array.shape), order):
+                    unused |= {leaf} if fresh[origin] else set()
                     entries[leaf], origin = self._views(origin), -1  # it has another type or memory order now
+                elif origin >= 0:
+                    self._tensors.look_at_count(origin)
                 members.append(tensor)
                 axes.append(order)
                 origins.append(origin)
@@ -451,7 +456,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             if home < len(self._homes):
                 plan.group_numbers[:, index] = old.group_numbers[:, home]
         if entries:
-            self._take_over(plan, members, axes, entries)
+            self._take_over(plan, members, axes, entries, unused)
 
         inside._plan, inside.param_groups, self._homes = plan, groups, list(groups)
         self._members, self._axes = members, axes
@@ -473,7 +478,12 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         return entry is not known[0] or any(entry.get(name) is not view for name, view in known[1].items())
 
     def _take_over(
-        self, plan: Plan, members: list[Tensor], axes: list[tuple[int, ...]], entries: Mapping[int, Any]
+        self,
+        plan: Plan,
+        members: list[Tensor],
+        axes: list[tuple[int, ...]],
+        entries: Mapping[int, Any],
+        unused: set[int],
     ) -> None:
         """Give leaves of a plan the state that is in these entries."""
         inside, rule, tree = self._inside, self._rule, plan.tree
@@ -496,7 +506,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             if states[leaf] and self._counted and "step" not in entry:
                 raise ValueError(f"{shown} lacks 'step', its number of updates")
             counts[leaf] = hyper.whole(f"{shown}['step']", int(_number(f"{shown}['step']", entry.get("step", 0))))
-            fresh[leaf] = not states[leaf].keys() >= needed[home]
+            fresh[leaf] = leaf in unused or not states[leaf].keys() >= needed[home]
             slots[home] |= states[leaf].keys()
             rows[leaf] = None
             if entry.get(ROW_STEPS) is not None:
