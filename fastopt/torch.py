@@ -505,7 +505,8 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
                     states[leaf][slot] = _copied(f"{shown}[{name!r}]", entry[name], members[leaf], axes[leaf], shape)
             if states[leaf] and self._counted and "step" not in entry:
                 raise ValueError(f"{shown} lacks 'step', its number of updates")
-            counts[leaf] = hyper.whole(f"{shown}['step']", int(_number(f"{shown}['step']", entry.get("step", 0))))
+            updates = entry.get("step", 0) if self._counted else int(bool(states[leaf]))  # of those, at least one
+            counts[leaf] = hyper.whole(f"{shown}['step']", int(_number(f"{shown}['step']", updates)))
             fresh[leaf] = leaf in unused or not states[leaf].keys() >= needed[home]
             slots[home] |= states[leaf].keys()
             rows[leaf] = None

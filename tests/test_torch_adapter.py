@@ -660,6 +660,19 @@ def test_sparse_gradients_go_on_after_copies_and_state_dicts():
     assert torch.equal(rows + 1, opts[1].state[tables[1].weight]["row_steps"])
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_momentum_of_whole_gradients_is_damped_by_sparse_ones_after_a_copy_too(copied):
+    table = torch.nn.Parameter(torch.zeros(3, 2))
+    opt = fastopt.torch.SGD([table], lr=1.0, momentum=0.5, dampening=0.75)
+    table.grad = torch.ones(3, 2)
+    opt.step()
+    if copied:
+        table, opt = copy.deepcopy((table, opt))
+    table.grad = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.ones(1, 2), (3, 2), check_invariants=True)
+    opt.step()
+    assert table[:, 0].tolist() == [-1.0, -1.75, -1.0]
+
+
 def test_counts_of_rows_that_do_not_fit_are_refused():
     tables, opts = embeddings(fastopt.torch.Adam, fastopt.torch.Adam, lr=0.1)
     step_each(tables, opts, 0)
