@@ -380,8 +380,9 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             found[name] = torch.from_numpy(plan.numbers[k])[leaf]
         for k, name in enumerate(rule.group_numbers):
             found[name] = torch.from_numpy(plan.group_numbers[k])[plan.tree.groups[leaf]]
+        unused = not self._counted and plan.fresh[leaf]  # where no state at all is how torch says so
         for slot, name in rule.slots.items():
-            if slot in plan.states[leaf]:
+            if slot in plan.states[leaf] and not unused:
                 found[name] = _tensor(plan.states[leaf][slot], self._axes[leaf])
         table = plan.tables[leaf]
         if table is not None:

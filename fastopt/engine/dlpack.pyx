@@ -278,7 +278,7 @@ cdef class Tensors(Source):
             leaves.complete = leaves.complete and not f.active
             f.active = False
             return 0
-        self.news = self.news or h.count == 0
+        self.news = self.news or h.count == 0 or h.fresh
         self.check_place(r, tensor, f)
         if (leaves.tables[r.leaf] is not None or self.exchange.look == NULL
                 or <PyObject *>Py_TYPE(gradient) != <PyObject *>self.exchange.kind):
