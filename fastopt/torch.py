@@ -516,7 +516,9 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             for k, (name, start) in enumerate(rule.numbers.items()):
                 numbers[0][k, leaf] = _number(f"{shown}[{name!r}]", entry.get(name, start))
             for k, (name, start) in enumerate(rule.group_numbers.items()):
-                if name in entry or all(other in entries for other, index in enumerate(tree.groups) if index == home):
+                beside = [entries.get(other) for other, index in enumerate(tree.groups) if index == home]
+                kept = any(one is None or (isinstance(one, Mapping) and name in one) for one in beside)
+                if name in entry or not kept:
                     numbers[1][k, home] = _number(f"{shown}[{name!r}]", entry.get(name, start))
         for leaf, home in enumerate(tree.groups):  # also of a tensor that has its first gradient now, beside these
             fresh[leaf] = fresh[leaf] or lacks(states[leaf], slots[home], rule, plan.arrays[leaf])

@@ -190,6 +190,21 @@ def test_numbers_of_a_group_stay_as_long_as_one_of_its_parameters_has_state():
     assert opt.state[params[0]]["step"] == 1
 
 
+@pytest.mark.parametrize("name", ["Prodigy", "ScheduleFreeAdamW", "ScheduleFreeSGD"])
+def test_numbers_of_a_group_are_copied_also_where_a_parameter_has_no_state_yet(name):
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    opt = getattr(fastopt.torch, name)(params)
+    stepped(opt, params, [torch.ones(3), None])
+    set_gradients(params, [torch.ones(3), torch.ones(3)])
+    others, twin = copy.deepcopy((params, opt))
+    set_gradients(others, [torch.ones(3), torch.ones(3)])
+    for one in (opt, twin):
+        one.step()
+    assert_same(params, others)
+    for key in opt._rule.group_numbers:
+        assert opt.state[params[0]][key] == twin.state[others[0]][key]
+
+
 def test_an_entry_that_is_overwritten_is_taken_over():
     params, others = parameters()[2:4], parameters()[2:4]
     opt, theirs = made("Adam", params), made("Adam", others, torch.optim)
