@@ -17,6 +17,7 @@ from . import optimizers as ours
 from . import schedules
 from .hyper import is_schedule
 from .optimizer import Optimizer
+from .snapshots import ROW_STEPS
 
 __all__ = ["from_keras", "from_torch", "to_torch"]
 
@@ -185,7 +186,12 @@ def to_torch(opt: Optimizer, optimizer: Any) -> None:
     target["state"] = {}
     fresh = {name for name, new in zip(plan.names, plan.fresh, strict=True) if new}
     for leaf, (name, own) in enumerate(snapshot["state"].items()):
-        count = own.pop("step")
+        count, rows = own.pop("step"), own.pop(ROW_STEPS, None)
+        if rows is not None and own and (rows != count).any():
+            raise ValueError(
+                f"{name} has had Rows, and its rows have had other numbers of updates than it has ({count}): torch's "
+                f"{cls.__name__} has one count for all"
+            )
         if cls is ours.Adagrad and not count:  # which torch makes at once
             start = opt.param_groups[plan.tree.groups[leaf]]["initial_accumulator_value"]
             own["sum"] = np.full_like(own["sum"], start)

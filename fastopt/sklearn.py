@@ -17,6 +17,7 @@ from sklearn import neural_network
 from .names import find
 from .optimizer import Optimizer
 from .optimizers import SGD, Adam
+from .split import Split
 
 __all__ = ["MLPClassifier", "MLPRegressor"]
 
@@ -127,6 +128,8 @@ class _Trained:
             own = {"momentum": self.momentum, "nesterov": nesterov, "lr_in_momentum": True}
         elif isinstance(solver, type) and Optimizer in solver.__mro__[1:]:
             cls = solver
+            if issubclass(cls, Split):
+                raise ValueError("solver Split has rules, which no argument here is for: use one of its classes")
         else:
             try:
                 cls = find(solver)

@@ -31,6 +31,7 @@ from .optimizers import OPTIMIZERS, Muon
 from .rows import Rows
 from .snapshots import ROW_STEPS
 from .snapshots import _in_order as in_order
+from .snapshots import _lacks as lacks
 from .tree import Tree
 
 ADAPTED = {**OPTIMIZERS, "Muon": Muon}
@@ -379,8 +380,9 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             found[name] = torch.from_numpy(plan.numbers[k])[leaf]
         for k, name in enumerate(rule.group_numbers):
             found[name] = torch.from_numpy(plan.group_numbers[k])[plan.tree.groups[leaf]]
+        unused = not self._counted and plan.fresh[leaf]  # where no state at all is how torch says so
         for slot, name in rule.slots.items():
-            if slot in plan.states[leaf]:
+            if slot in plan.states[leaf] and not unused:
                 found[name] = _tensor(plan.states[leaf][slot], self._axes[leaf])
         table = plan.tables[leaf]
         if table is not None:
@@ -421,6 +423,8 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         trees, leaves, axes, origins = [], [], [], []
         members: list[Tensor] = []
         entries: dict[int, Any] = {}  # of each leaf whose state is no more what it was in the plan: what it is
+        unused: set[int] = set()  # those of which no update has used theirs
+        fresh = old.fresh
         for index, group in enumerate(groups):
             arrays: dict[Any, Any] = {}
             for name, tensor in _named(group):
@@ -435,7 +439,10 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
                 if touched:
                     entries[leaf], origin = entry or {}, -1
                 elif origin >= 0 and (old.specs[origin], self._axes[origin]) != ((array.dtype, array.shape), order):
+                    unused |= {leaf} if fresh[origin] else set()
                     entries[leaf], origin = self._views(origin), -1  # it has another type or memory order now
+                elif origin >= 0:
+                    self._tensors.look_at_count(origin)
                 members.append(tensor)
                 axes.append(order)
                 origins.append(origin)
@@ -450,7 +457,7 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             if home < len(self._homes):
                 plan.group_numbers[:, index] = old.group_numbers[:, home]
         if entries:
-            self._take_over(plan, members, axes, entries)
+            self._take_over(plan, members, axes, entries, unused)
 
         inside._plan, inside.param_groups, self._homes = plan, groups, list(groups)
         self._members, self._axes = members, axes
@@ -472,7 +479,12 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
         return entry is not known[0] or any(entry.get(name) is not view for name, view in known[1].items())
 
     def _take_over(
-        self, plan: Plan, members: list[Tensor], axes: list[tuple[int, ...]], entries: Mapping[int, Any]
+        self,
+        plan: Plan,
+        members: list[Tensor],
+        axes: list[tuple[int, ...]],
+        entries: Mapping[int, Any],
+        unused: set[int],
     ) -> None:
         """Give leaves of a plan the state that is in these entries."""
         inside, rule, tree = self._inside, self._rule, plan.tree
@@ -494,8 +506,9 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
                     states[leaf][slot] = _copied(f"{shown}[{name!r}]", entry[name], members[leaf], axes[leaf], shape)
             if states[leaf] and self._counted and "step" not in entry:
                 raise ValueError(f"{shown} lacks 'step', its number of updates")
-            counts[leaf] = hyper.whole(f"{shown}['step']", int(_number(f"{shown}['step']", entry.get("step", 0))))
-            fresh[leaf] = not states[leaf].keys() >= needed[home]
+            updates = entry.get("step", 0) if self._counted else int(bool(states[leaf]))  # of those, at least one
+            counts[leaf] = hyper.whole(f"{shown}['step']", int(_number(f"{shown}['step']", updates)))
+            fresh[leaf] = leaf in unused or not states[leaf].keys() >= needed[home]
             slots[home] |= states[leaf].keys()
             rows[leaf] = None
             if entry.get(ROW_STEPS) is not None:
@@ -503,8 +516,12 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
             for k, (name, start) in enumerate(rule.numbers.items()):
                 numbers[0][k, leaf] = _number(f"{shown}[{name!r}]", entry.get(name, start))
             for k, (name, start) in enumerate(rule.group_numbers.items()):
-                if name in entry or all(other in entries for other, index in enumerate(tree.groups) if index == home):
+                beside = [entries.get(other) for other, index in enumerate(tree.groups) if index == home]
+                kept = any(one is None or (isinstance(one, Mapping) and name in one) for one in beside)
+                if name in entry or not kept:
                     numbers[1][k, home] = _number(f"{shown}[{name!r}]", entry.get(name, start))
+        for leaf, home in enumerate(tree.groups):  # also of a tensor that has its first gradient now, beside these
+            fresh[leaf] = fresh[leaf] or lacks(states[leaf], slots[home], rule, plan.arrays[leaf])
         order = in_order(plan, slots)
         restore(plan, order, None, states, counts, rows, fresh, plan.steps, plan.skipped, numbers, [], False)
 

@@ -259,6 +259,12 @@ def test_a_csv_file_may_be_written_so(written):
     assert document["results"][0]["curve"]["train_loss"][0] == pytest.approx(y.var(), rel=1e-6)  # of float32
 
 
+def test_a_table_of_one_row_is_trained_on(capsys):
+    Path("t.csv").write_text("a,y\n1,2\n")
+    trained("t.csv")
+    assert "1 row of 1 feature: 1 to train on, 0 held out" in capsys.readouterr().out
+
+
 # Four rows of two features and a target, in ways in which tables are found.
 PLAIN = [(5.1, 3.5, 0), (7.0, 3.2, 1), (6.3, 3.3, 0), (4.9, 3.0, 1)]
 LINES = [f"{a},{b},{y}" for a, b, y in PLAIN]

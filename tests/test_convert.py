@@ -292,6 +292,35 @@ def test_what_torch_has_not_is_refused_by_name(torch, make, message):
     assert str(after) == str(before)
 
 
+def test_counts_of_rows_are_refused_where_torch_would_go_on_otherwise(torch):
+    def pair(name):
+        table = torch.nn.Parameter(torch.zeros(3, 2))
+        theirs = getattr(torch.optim, name)([table], lr=0.1)
+        return theirs, convert.from_torch(theirs)
+
+    def rows(*indices):
+        return [fastopt.Rows(np.array(indices), np.ones((len(indices), 2), "f"))]
+
+    theirs, opt = pair("Adam")
+    opt.step(rows(1, 2))
+    before = str(theirs.state_dict())
+    message = "params[0] has had Rows, and its rows have had other numbers of updates than it has (1): torch's Adam…"
+    with pytest.raises(ValueError, match=says(message)):
+        convert.to_torch(opt, theirs)
+    assert str(theirs.state_dict()) == before
+
+    theirs, opt = pair("Adam")
+    opt.step(rows(0, 1, 2))
+    convert.to_torch(opt, theirs)
+    (entry,) = theirs.state.values()
+    assert (entry.keys(), entry["step"]) == ({"step", "exp_avg", "exp_avg_sq"}, 1)
+
+    theirs, opt = pair("SGD")  # which counts nothing
+    opt.step(rows(1, 2))
+    convert.to_torch(opt, theirs)
+    assert not any(theirs.state.values())
+
+
 # ---- Keras ----
 
 

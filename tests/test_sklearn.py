@@ -293,6 +293,7 @@ WRONG = [
     ({"solver": fastopt.Optimizer}, "solver: the optimizer's name is <class 'fastopt.optimizer.Optimizer'>"),
     ({"solver": "nag"}, "solver NAG wants gradients at another point than the weights"),
     ({"solver": "muon"}, "params has shape (1,), and Muon is for matrices"),
+    ({"solver": fastopt.Split}, "solver Split has rules, which no argument here is for: use one of its classes"),
     ({"solver": "lion", "solver_options": {"lr": 1.0}}, "solver_options has 'lr': use learning_rate_init"),
     ({"solver_options": {"betas": (0.5, 0.5)}}, "solver_options has 'betas': use beta_1 and beta_2"),
     ({"solver_options": {"eps": 1e-3}}, "solver_options has 'eps': use epsilon"),

@@ -521,6 +521,59 @@ def test_parameters_that_change_their_memory_order_or_type_keep_their_state():
     assert opt.state[params[0]]["step"] == 5
 
 
+@pytest.mark.parametrize("name", ["Adam", "MADGRAD", "Rprop", "ScheduleFreeAdamW", "SGD", "Yogi"])
+def test_a_first_gradient_begins_anew_also_in_the_step_that_takes_over_the_state_of_another(name):
+    words = {"momentum": 0.9, "dampening": 0.5} if name == "SGD" else {}
+    results = []
+    for moved in (False, True):
+        params = [torch.nn.Parameter(torch.full(shape, 5.0)) for shape in ((2, 3, 2, 2), (4,))]
+        opt = getattr(fastopt.torch, name)(params, lr=0.01, **words)
+        set_gradients(params, [torch.ones(2, 3, 2, 2), None])
+        opt.step()
+        if moved:
+            params[0].data = params[0].data.to(memory_format=torch.channels_last)
+        set_gradients(params, [torch.ones(2, 3, 2, 2), torch.ones(4)])
+        opt.step()
+        results.append(params)
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("name", ["Adam", "MADGRAD", "Rprop", "ScheduleFreeAdamW", "SGD", "Yogi"])
+def test_a_tensor_that_is_moved_before_its_first_update_begins_anew(name):
+    words = {"momentum": 0.9, "dampening": 0.5} if name == "SGD" else {}
+    results = []
+    for moved in (False, True):
+        params = [torch.nn.Parameter(torch.full((2, 3, 2, 2), 5.0)) for _ in range(2)]
+        opt = getattr(fastopt.torch, name)(params, lr=0.01, **words)
+        set_gradients(params, [torch.ones(2, 3, 2, 2)] * 2)
+        with opt.lookahead():  # which sees both gradients
+            pass
+        params[1].grad = None
+        opt.step()
+        if moved:
+            params[1].data = params[1].data.to(memory_format=torch.channels_last)
+            params[0].grad = None
+            opt.step()
+            assert params[1] not in opt.state
+        set_gradients(params, [None, torch.ones(2, 3, 2, 2)])
+        opt.step()
+        results.append(params)
+    assert_same(*results)
+
+
+@pytest.mark.parametrize("grown", [False, True])
+def test_a_count_that_was_written_to_is_used_also_where_the_groups_were_edited(grown):
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    opt = fastopt.torch.Adam(params[:1])
+    set_gradients(params, [torch.ones(3), torch.ones(3)])
+    opt.step()
+    opt.state[params[0]]["step"].fill_(7)
+    if grown:
+        opt.add_param_group({"params": params[1:]})
+    opt.step()
+    assert opt.state[params[0]]["step"] == 8
+
+
 def test_channels_last_state_lies_as_its_parameter():
     p = torch.nn.Parameter(torch.ones(2, 3, 4, 5).to(memory_format=torch.channels_last))
     opt = made("Adam", [p])
@@ -609,6 +662,19 @@ def test_sparse_gradients_go_on_after_copies_and_state_dicts():
     assert torch.equal(rows + 1, opts[1].state[tables[1].weight]["row_steps"])
 
 
+@pytest.mark.parametrize("copied", [False, True])
+def test_momentum_of_whole_gradients_is_damped_by_sparse_ones_after_a_copy_too(copied):
+    table = torch.nn.Parameter(torch.zeros(3, 2))
+    opt = fastopt.torch.SGD([table], lr=1.0, momentum=0.5, dampening=0.75)
+    table.grad = torch.ones(3, 2)
+    opt.step()
+    if copied:
+        table, opt = copy.deepcopy((table, opt))
+    table.grad = torch.sparse_coo_tensor(torch.tensor([[1]]), torch.ones(1, 2), (3, 2), check_invariants=True)
+    opt.step()
+    assert table[:, 0].tolist() == [-1.0, -1.75, -1.0]
+
+
 def test_counts_of_rows_that_do_not_fit_are_refused():
     tables, opts = embeddings(fastopt.torch.Adam, fastopt.torch.Adam, lr=0.1)
     step_each(tables, opts, 0)
@@ -618,6 +684,18 @@ def test_counts_of_rows_that_do_not_fit_are_refused():
         ValueError, match=r"\['row_steps'\] is torch.int64 of shape \(49,\): wanted torch.int64 of shape"
     ):
         opts[0].step()
+
+
+def test_a_gradient_whose_storage_was_freed_is_refused():
+    p = torch.nn.Parameter(torch.zeros(8))
+    opt = fastopt.torch.SGD([p], lr=0.1)
+    p.grad = torch.ones(8)
+    opt.step()
+    p.grad = torch.ones(8)
+    p.grad.untyped_storage().resize_(0)
+    with pytest.raises(TypeError, match=r"^a gradient is a Tensor without memory of its own: wanted a tensor that has"):
+        opt.step()
+    assert torch.equal(p, torch.full((8,), -0.1))
 
 
 def test_sparse_gradients_that_name_no_rows_are_refused_and_nothing_is_written():

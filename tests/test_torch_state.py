@@ -190,6 +190,21 @@ def test_numbers_of_a_group_stay_as_long_as_one_of_its_parameters_has_state():
     assert opt.state[params[0]]["step"] == 1
 
 
+@pytest.mark.parametrize("name", ["Prodigy", "ScheduleFreeAdamW", "ScheduleFreeSGD"])
+def test_numbers_of_a_group_are_copied_also_where_a_parameter_has_no_state_yet(name):
+    params = [torch.nn.Parameter(torch.ones(3)) for _ in range(2)]
+    opt = getattr(fastopt.torch, name)(params)
+    stepped(opt, params, [torch.ones(3), None])
+    set_gradients(params, [torch.ones(3), torch.ones(3)])
+    others, twin = copy.deepcopy((params, opt))
+    set_gradients(others, [torch.ones(3), torch.ones(3)])
+    for one in (opt, twin):
+        one.step()
+    assert_same(params, others)
+    for key in opt._rule.group_numbers:
+        assert opt.state[params[0]][key] == twin.state[others[0]][key]
+
+
 def test_an_entry_that_is_overwritten_is_taken_over():
     params, others = parameters()[2:4], parameters()[2:4]
     opt, theirs = made("Adam", params), made("Adam", others, torch.optim)
@@ -240,6 +255,31 @@ def test_an_entry_that_does_not_fit_is_refused_and_nothing_is_written(change, me
     opt.state[params[0]] = 7
     with pytest.raises(TypeError, match="is int: wanted a dict"):
         run(opt, params, steps[1:])
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_momentum_that_was_switched_on_and_not_used_yet_is_not_shown(looked):
+    """Its first gradient is not damped, with torch's class too."""
+    results = []
+    for kinds in ([fastopt.torch.SGD] * 3, [fastopt.torch.SGD, torch.optim.SGD, fastopt.torch.SGD]):
+        params = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+        opt = kinds[0](params, lr=1.0)
+        seen = opt.state if looked else None
+        stepped(opt, params, [torch.ones(2), torch.ones(2)])
+        opt.param_groups[0].update(momentum=0.5, dampening=0.75)
+        stepped(opt, params, [torch.ones(2), None])
+        assert seen is None or seen.keys() == {params[0]}
+        for k, kind in enumerate(kinds[1:]):
+            saved = copy.deepcopy(opt.state_dict())
+            assert saved["state"].keys() == ({0, 1} if k else {0})
+            opt = kind(params, lr=1.0)
+            opt.load_state_dict(saved)
+            set_gradients(params, [torch.ones(2), torch.ones(2)])
+            opt.step()
+        assert opt.state.keys() == {*params}
+        results.append([p.tolist() for p in params])
+    assert results[0] == results[1]
+    assert results[0][1] == [-2.75, -2.75]
 
 
 def test_amsgrad_may_be_switched_on_later():

@@ -54,7 +54,8 @@ def headline(settings: Settings, data: Data, split: Split, model: Network, resul
     return [
         f"{describe(settings, data, split)}, {usual}, {settings.dtype}",
         f"target {data.target_name}, {task}; the loss is {model.loss.name}",
-        f"{train + test} rows of {columns} feature{'s' * (columns > 1)}: {train} to train on, {test} held out",
+        f"{train + test} row{'s' * (train + test > 1)} of {columns} feature{'s' * (columns > 1)}: "
+        f"{train} to train on, {test} held out",
         *data.notes,
         *[f"{name}: {amount}" for name, amount in amounts.items() if amount != usual],
     ]

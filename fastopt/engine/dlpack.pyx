@@ -278,7 +278,7 @@ cdef class Tensors(Source):
             leaves.complete = leaves.complete and not f.active
             f.active = False
             return 0
-        self.news = self.news or h.count == 0
+        self.news = self.news or h.count == 0 or h.fresh
         self.check_place(r, tensor, f)
         if (leaves.tables[r.leaf] is not None or self.exchange.look == NULL
                 or <PyObject *>Py_TYPE(gradient) != <PyObject *>self.exchange.kind):
@@ -286,7 +286,8 @@ cdef class Tensors(Source):
         if self.exchange.look(<PyObject *>gradient, &y) != 0:
             PyErr_Clear()
             return self.give_view(leaves, r, gradient)
-        alike = y.code == FLOAT and y.bits == 8 * f.itemsize and y.device_type == CPU and y.ndim == r.ndim
+        alike = (y.code == FLOAT and y.bits == 8 * f.itemsize and y.device_type == CPU and y.ndim == r.ndim
+                 and (y.data != NULL or f.n == 0))  # of one whose storage was freed
         for i in range(r.ndim if alike else 0):
             alike = alike and y.shape[i] == r.shape[i] and (y.strides[i] == r.shape[r.ndim + i] or r.shape[i] == 1)
         # What is to be read with the other sign is a part of complex numbers, and so no two of its elements are
@@ -311,6 +312,11 @@ cdef class Tensors(Source):
         if leaves.leaves[r.leaf].rows != NULL and leaves.tables[r.leaf] is None:
             self.news = True
         return 1
+
+    def look_at_count(self, Py_ssize_t leaf):
+        """Take over what was written to the count of a leaf, which another plan is to go on from."""
+        if self.shown[leaf] != <float>self.plan.watches[leaf].count:
+            self.recount(self.plan, leaf)
 
     cdef int recount(self, Leaves leaves, Py_ssize_t leaf) except -1:
         """A count was written to."""
