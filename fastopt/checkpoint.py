@@ -37,7 +37,7 @@ PathLike = str | os.PathLike[str]
 Spec = tuple["np.dtype[Any]", tuple[int, ...]]
 
 _TYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F64": np.dtype("<f8"), "I64": np.dtype("<i8")}
-_CODES = {dtype: code for code, dtype in _TYPES.items()}
+_CODES = {dtype.str: code for code, dtype in _TYPES.items()}  # NumPy's == of types hides that there is no memory
 _DIGEST_SIZE = 32  # bytes; twice that in hexadecimal
 _NO_DIGEST = "0" * (2 * _DIGEST_SIZE)
 _BLOCK = 1 << 22  # bytes copied and hashed at a time
@@ -106,7 +106,7 @@ def write(path: PathLike, arrays: Mapping[str, Array], metadata: Mapping[str, st
     end = 0
     for name, array in arrays.items():
         begin, end = end, end + array.nbytes
-        code = _CODES[array.dtype.newbyteorder("<")]
+        code = _CODES[array.dtype.newbyteorder("<").str]
         entries[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [begin, end]}
 
     def header(digest: str) -> bytes:

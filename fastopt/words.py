@@ -1,7 +1,7 @@
 """The words of src_c/rule.h in NumPy, with the same bits: for the twins of rules.
 
-NumPy's own functions treat a NaN or the sign of 0 otherwise, and `np.where` (of NumPy 2.4) can crash where memory runs
-out.
+NumPy's own functions treat a NaN or the sign of 0 otherwise, and `np.where` (of NumPy 2.4) and `np.cumsum` (of 2.2)
+can crash where memory runs out.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _lanes(x: Array) -> Array:
 
 def _in_order(x: Array, axis: int) -> Array:
     """Sums along an axis, one after the other."""
-    return np.cumsum(x, axis).take(-1, axis)  # type: ignore[no-any-return]
+    return np.add.accumulate(x, axis).take(-1, axis)  # type: ignore[no-any-return]
 
 
 # How matrices are divided, see engine/factored.pyx.
