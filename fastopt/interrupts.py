@@ -16,6 +16,7 @@ from _signal import raise_signal, valid_signals
 from _signal import signal as _set
 from inspect import currentframe
 from types import FrameType
+from typing import Any
 
 __all__ = ["held"]
 
@@ -34,8 +35,10 @@ class held:  # noqa: N801 (used like a function)
     """
 
     # While handlers change places, those of the user that are in place may still raise, wherever Python looks for
-    # signals: at the start of a function, after a call of one of C, and first of all in `_set`. None of ours is to stay
-    # then, and nothing noted to be lost: what was broken off is begun anew, and each part of it may be done twice.
+    # signals: at the start of a function, at the end of a loop's body, after a call of one of C, and first of all in
+    # `_set`. None of ours is to stay then, and nothing noted to be lost: what was broken off is begun anew, and each
+    # part of it may be done twice. From Python 3.12 on, `try` does not hold what is raised where an `if` or `while`
+    # goes on with the next turn of a loop: so loops are `for`, and their bodies one call, here.
 
     def __init__(self) -> None:
         self._old: dict[int, object] = {}
@@ -62,16 +65,20 @@ class held:  # noqa: N801 (used like a function)
         try:
             _outermost = self
             for signum in _SIGNALS:
-                handler = _get(signum)
-                if callable(handler):
-                    self._old[signum] = handler
-                    self._old[signum] = _set(signum, self)  # a handler just called in there may have chosen another one
+                self._take(signum)
         except BaseException as error:
             _outermost = None
             self._end()
             # Of a sub-interpreter, where Python calls no handlers.
             if not (isinstance(error, ValueError) and str(error).startswith("signal only works in main thread")):
                 raise
+
+    def _take(self, signum: int) -> None:
+        """Handle a signal that has a handler."""
+        handler = _get(signum)
+        if callable(handler):
+            self._old[signum] = handler
+            self._old[signum] = _set(signum, self)  # a handler just called in there may have chosen another one
 
     def __exit__(self, *error: object) -> None:
         global _outermost
@@ -87,18 +94,24 @@ class held:  # noqa: N801 (used like a function)
         """Put the handlers back, then deliver what was noted."""
         try:
             for signum, handler in self._old.items():
-                if _get(signum) is self:  # else the block has set another one, which stays
-                    _set(signum, handler)
-            while self._noted:
-                signum, frame = self._noted[0], currentframe()
-                handler = _get(signum)  # by now perhaps another one: a handler called before may have set it
-                # Raised again, it would be told to the descriptor of `signal.set_wakeup_fd` twice, and so to asyncio.
-                deliver = handler if callable(handler) else _raise
-                del self._noted[0]  # no call from here on to that of the handler: Python does not look for signals
-                deliver(signum, frame)
+                self._put_back(signum, handler)
+            for _ in self._noted[:]:  # each call takes the first one
+                self._deliver()
         except BaseException:
             self._end()
             raise
+
+    def _put_back(self, signum: int, handler: Any) -> None:
+        if _get(signum) is self:  # else the block has set another one, which stays
+            _set(signum, handler)
+
+    def _deliver(self) -> None:
+        signum, frame = self._noted[0], currentframe()
+        handler = _get(signum)  # by now perhaps another one: a handler called before may have set it
+        # Raised again, it would be told to the descriptor of `signal.set_wakeup_fd` twice, and so to asyncio.
+        deliver = handler if callable(handler) else _raise
+        del self._noted[0]  # no call from here on to that of the handler: Python does not look for signals
+        deliver(signum, frame)
 
 
 def _raise(signum: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dis
 import os
 import random
 import signal
@@ -275,6 +276,16 @@ else:
         interpreters.destroy(one)
     send(signal.SIGINT)
     assert came == ["SIGINT"]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="this Python has no table of what is in a try")
+@pytest.mark.parametrize("function", [held.__enter__, held._end], ids=lambda function: function.__name__)
+def test_each_end_of_a_loop_is_in_the_try(function):
+    """Python looks for signals there, and from 3.12 on there are ends of loops that it leaves out of a try."""
+    code = dis.Bytecode(function)
+    ends = [one.offset for one in code if one.opname == "JUMP_BACKWARD"]
+    assert ends
+    assert all(any(entry.start <= end < entry.end for entry in code.exception_entries) for end in ends)
 
 
 def test_a_value_error_of_a_handler_is_nobody_elses():
