@@ -473,6 +473,8 @@ def test_arrays_with_counts_of_their_own_are_updated_as_by_optimizers_of_their_o
         looked_ahead(one).step(np.ones(4))
         own = one.state_dict()
         own["state"]["params"] = snapshot["state"][f"params[{i}]"]
+        if cls.numbers:
+            own["numbers"]["params"] = snapshot["numbers"][f"params[{i}]"]
         one.load_state_dict(own)
         twin[:] = params[i]
         each.append(one)
