@@ -247,7 +247,10 @@ class Inside(Adan):
 
 
 def scheduled(cls):
-    return [name for name in cls.hyper_parameters if name in SCHEDULES]
+    """Those that a schedule for a hyper-parameter of this name is for: Ftrl's decay is fixed, Adafactor has two eps."""
+    numbers = {name for name, one in cls._arguments.items() if not isinstance(one.default, tuple)}
+    pairs = {name for name, value in SCHEDULES.items() if isinstance(value, tuple)}
+    return [name for name in cls._arguments if name in SCHEDULES and name in numbers | pairs]
 
 
 def schedule_of(cls, name):
