@@ -99,6 +99,7 @@ class Fastopt(Peer):
         leaves, data = list(self.optimizer.state.values()), self.data
         names = [name for name, array in leaves[0].items() if array.shape == data.params[0].shape]
         data.state = {name: [leaf[name] for leaf in leaves] for name in self.case.state or names}
+        data.state_bytes = self.optimizer.nbytes / data.elements
         cls = type(self.optimizer)
         letters = {public: letter for letter, public in cls.slots.items()}
         read = first_pass(cls.rule(self.optimizer.param_groups[0]))

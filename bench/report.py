@@ -245,10 +245,7 @@ def classes(results: Results) -> Sheet:
     )
     for name, found in rows.items():
         mine = next(iter(found.values()))["fastopt"]
-        line = [
-            name + {2: "²", 3: "³"}.get(mine["passes"], ""),
-            "< 0.1" if mine["passes"] == 3 else number(mine["state_bytes"]),
-        ]
+        line = [name + {2: "²", 3: "³"}.get(mine["passes"], ""), number(mine["state_bytes"])]
         for workload in workloads:
             here = found.get(workload, {})
             line.append(number(here["fastopt"]["x_roof"]) if here else "–")

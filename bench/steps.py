@@ -77,7 +77,7 @@ def records(contenders: Sequence[Contender], timings: dict[str, Timing], data: D
                 "formula": getattr(contender, "formula", ""),
                 "packaged": getattr(contender, "packaged", False),
                 "elements": data.elements,
-                "state_bytes": data.dtype.itemsize * len(data.state),
+                "state_bytes": data.state_bytes,
                 "passes": 1 + bool(data.first) + bool(data.second),
                 **times,
                 "gb_per_s": data.bytes_moved / times["us"] / 1e3,

@@ -131,8 +131,10 @@ class Data:
     cache lines, which is best for all. (NumPy's own large arrays start 16 bytes after one; not all make up for that.)
     `state` maps torch's names to one array a tensor: zeros, until fastopt's own take their place. `first` has the
     numbers of the arrays, in the order p, g, state, that a first pass reads, and `second` those of one after it.
+    `state_bytes` is what fastopt's state takes, also that of other shapes, for each parameter.
     """
 
+    state_bytes: float = 0
     first: Sequence[int] = ()
     second: Sequence[int] = ()
 

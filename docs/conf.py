@@ -57,7 +57,6 @@ numpydoc_validation_exclude = {
 #: modules whose ``__all__`` must be in the API reference
 PUBLIC = ["fastopt", "fastopt.schedules", "fastopt.checkpoint", "fastopt.convert"]
 
-
 #: where other packages have a page for each name, and names that have none
 PAGES = {
     "numpy": "https://numpy.org/doc/stable/reference/generated",
@@ -92,9 +91,7 @@ def link_names(app: Sphinx, doctree: nodes.document) -> None:
     """Make names of NumPy and torch in the text links to their pages there."""
     for literal in list(doctree.findall(nodes.literal)):
         found = re.fullmatch(r"(np|numpy|torch)\.([\w.]+)", literal.astext())
-        if found is None or found[2] in MODULES or not isinstance(literal.parent, nodes.TextElement):
-            continue
-        if not isinstance(literal.parent, (nodes.reference, nodes.title)):
+        if found and found[2] not in MODULES and not isinstance(literal.parent, (nodes.reference, nodes.title)):
             package = "torch" if found[1] == "torch" else "numpy"
             link = nodes.reference("", "", refuri=f"{PAGES[package]}/{package}.{found[2]}.html", internal=False)
             literal.replace_self(link)

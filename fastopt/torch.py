@@ -439,7 +439,8 @@ class Adapter(torch.optim.Optimizer):  # type: ignore[misc]
                 if touched:
                     entries[leaf], origin = entry or {}, -1
                 elif origin >= 0 and (old.specs[origin], self._axes[origin]) != ((array.dtype, array.shape), order):
-                    unused |= {leaf} if fresh[origin] else set()
+                    if fresh[origin]:
+                        unused.add(leaf)
                     entries[leaf], origin = self._views(origin), -1  # it has another type or memory order now
                 elif origin >= 0:
                     self._tensors.look_at_count(origin)

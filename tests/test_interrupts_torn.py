@@ -114,9 +114,9 @@ def looks(code):
     return [name.startswith(LOOKING) and not name.startswith("CALL_INTRINSIC") for name in names]
 
 
-# Moments at least, of what is short. From Python 3.12 on, tracing does not tell of all opcodes of a function that runs
-# for the first time, and some calls are no moments any more.
-FEW = 3 if sys.version_info < (3, 12) else 1
+# From Python 3.12 on, tracing does not tell of all opcodes of a function that runs for the first time, and some calls
+# are no moments any more: what is short may then have fewer moments than it should.
+ALL_ARE_TOLD = sys.version_info < (3, 12)
 
 
 def cut_off(act, n):
@@ -234,7 +234,7 @@ def test_a_step_cut_off_at_any_moment_is_done_or_not(name, options, change):
         if not cut:
             assert found == after
             break
-    assert n >= FEW
+    assert n >= 3 or not ALL_ARE_TOLD
     assert wrong == []
 
 
@@ -293,7 +293,7 @@ def test_a_lookahead_cut_off_at_any_moment_leaves_the_parameters_where_they_were
         if not cut:
             assert len(inside) == 2
             break
-    assert n >= FEW
+    assert n >= 3 or not ALL_ARE_TOLD
     assert wrong == []
 
 
@@ -435,7 +435,7 @@ def test_an_attribute_cut_off_at_any_moment_is_set_everywhere_or_nowhere(name, v
         if not cut:
             assert getattr(opt, name) == value
             break
-    assert n >= FEW
+    assert n > 3 or not ALL_ARE_TOLD
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -451,7 +451,7 @@ def test_a_reset_cut_off_at_any_moment_is_done_or_not(name):
         if not cut:
             assert whole(opt, params) == after
             break
-    assert n >= FEW
+    assert n > 3 or not ALL_ARE_TOLD
 
 
 # ---- at random moments, over large arrays ----

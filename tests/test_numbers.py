@@ -247,10 +247,9 @@ class Inside(Adan):
 
 
 def scheduled(cls):
-    """Those that a schedule for a hyper-parameter of this name is for: Ftrl's decay is fixed, Adafactor has two eps."""
-    numbers = {name for name, one in cls._arguments.items() if not isinstance(one.default, tuple)}
-    pairs = {name for name, value in SCHEDULES.items() if isinstance(value, tuple)}
-    return [name for name in cls._arguments if name in SCHEDULES and name in numbers | pairs]
+    """Those that can be given, and have as many numbers as SCHEDULES says: Adafactor's eps is two."""
+    given = {name: isinstance(one.default, tuple) for name, one in cls._arguments.items()}
+    return [name for name, pair in given.items() if name in SCHEDULES and pair == isinstance(SCHEDULES[name], tuple)]
 
 
 def schedule_of(cls, name):
